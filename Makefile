@@ -1,0 +1,31 @@
+# setup, build, test, lint, bench, demo: there is nothing else to learn.
+.PHONY: help setup build test lint bench demo
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+help:
+	@echo 'make setup   install what is missing (Debian packages, .venv)'
+	@echo 'make build   compile; .venv/bin/python then uses this tree'
+	@echo 'make test    build and run every test, C++ with sanitizers and Python'
+	@echo 'make lint    formatting, static analysis, types, layers'
+	@echo 'make bench   run the benchmarks'
+	@echo 'make demo    train the example model'
+
+setup:
+	@tools/setup
+
+build: setup
+	@tools/build release
+
+test: setup
+	@tools/test
+
+lint: setup
+	@tools/setup lint
+	@tools/lint
+
+bench: build
+	@if [ -e bench/run ]; then bench/run; else echo 'make bench: bench/run is not there' >&2; exit 1; fi
+
+demo: build
+	@. tools/env && .venv/bin/python -m distributed_trainer.examples.flights

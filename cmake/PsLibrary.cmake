@@ -1,0 +1,42 @@
+# ps_library(<folder> DEPS <folders...> [THREADS]):
+#   src/ps/<folder>/*.cc  -> static library ps_<folder>
+#   *_test.cc there       -> one program ps_<folder>_test and one ctest entry of that name
+#   *_bench.cc there      -> nothing (benchmarks live in bench/)
+# THREADS labels the test `threads`; those run under the thread sanitizer too.
+# A folder without sources yet is a library of headers alone.
+function(ps_library folder)
+  cmake_parse_arguments(arg "THREADS" "" "DEPS" ${ARGN})
+  set(dir ${PROJECT_SOURCE_DIR}/src/ps/${folder})
+  file(GLOB sources CONFIGURE_DEPENDS ${dir}/*.cc)
+  set(test_sources ${sources})
+  list(FILTER test_sources INCLUDE REGEX "_test\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "_(test|bench)\\.cc$")
+
+  list(TRANSFORM arg_DEPS PREPEND ps_ OUTPUT_VARIABLE deps)
+  if(sources)
+    add_library(ps_${folder} STATIC ${sources})
+    target_link_libraries(ps_${folder} PUBLIC ${deps} ps_options ps_third_party)
+  else()
+    add_library(ps_${folder} INTERFACE)
+    target_link_libraries(ps_${folder} INTERFACE ${deps} ps_options ps_third_party)
+  endif()
+
+  if(PS_TESTS AND test_sources)
+    set(test ps_${folder}_test)
+    add_executable(${test} ${test_sources})
+    target_link_libraries(${test} PRIVATE ps_${folder} GTest::gmock GTest::gtest_main)
+    # ps_testing depends on every folder below it, and tests of any folder may use it.
+    if(NOT folder STREQUAL "testing")
+      target_link_libraries(${test} PRIVATE ps_testing)
+    endif()
+    add_test(NAME ${test} COMMAND ${test} --gtest_brief=1)
+    set_tests_properties(${test} PROPERTIES TIMEOUT 300)
+    if(arg_THREADS)
+      set_tests_properties(${test} PROPERTIES LABELS threads)
+    endif()
+    set_property(GLOBAL APPEND PROPERTY PS_TEST_PROGRAMS ${test})
+    if(arg_THREADS)
+      set_property(GLOBAL APPEND PROPERTY PS_THREAD_TEST_PROGRAMS ${test})
+    endif()
+  endif()
+endfunction()
