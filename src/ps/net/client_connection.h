@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ps/base/clock.h"
+#include "ps/base/limits.h"
+#include "ps/base/status.h"
+#include "ps/net/endpoint.h"
+#include "ps/wire/frame.h"
+#include "ps/wire/handshake.h"
+
+namespace ps::net {
+
+struct ConnectOptions {
+  Endpoint endpoint;
+  Transport transport = Transport::kAuto;
+  std::string secret;
+  // Who must answer; incarnation 0 = any. Another one: ConnectionError saying that the server was
+  // restarted and has lost its rows.
+  wire::Identity expected;
+  std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
+};
+
+// One authenticated connection, used by the thread that calls: no thread of its own, no hand-off.
+// The socket is non-blocking; the blocking calls wait in poll(2) until the deadline.
+// Not thread-safe. After any error the connection is broken and must be dropped.
+class ClientConnection {
+ public:
+  // Connects and shakes hands. kConnection, kAuthentication, kTimeout; messages name the endpoint.
+  static Result<std::unique_ptr<ClientConnection>> Connect(const ConnectOptions& options,
+                                                           SteadyTime deadline);
+  ~ClientConnection();  // closes
+  ClientConnection(const ClientConnection&) = delete;
+
+  int fd() const;
+  bool over_unix() const;           // then payload checksums are left out
+  const wire::Identity& peer() const;
+  const Endpoint& endpoint() const;
+  std::uint64_t NextRequestId();
+  std::uint64_t bytes_sent() const;
+  std::uint64_t bytes_received() const;
+
+  // --- blocking, until the deadline
+  // Sends one frame: header (payload_bytes, raw_bytes, checksum and flags are filled in here) and the
+  // payload gathered from `parts`, which is not copied.
+  Status SendFrame(wire::FrameHeader header, std::span<const std::span<const std::byte>> parts,
+                   SteadyTime deadline);
+  Result<wire::FrameHeader> ReadHeader(SteadyTime deadline);
+  // Reads exactly out.size() bytes of the payload.
+  Status ReadBytes(std::span<std::byte> out, SteadyTime deadline);
+  // Header and payload of the next frame, decompressed and checked. The buffer is aligned to 8.
+  struct OwnedFrame {
+    wire::FrameHeader header;
+    std::vector<std::byte> payload;
+  };
+  Result<OwnedFrame> ReadFrame(SteadyTime deadline);
+  // kControl with `json`, and the reply's JSON text; an error reply becomes its Status.
+  Result<std::string> Control(const std::string& json, SteadyTime deadline);
+
+  // --- non-blocking steps for a caller that polls several connections at once
+  // Bytes moved, 0 = would block. Buffers as for writev/readv.
+  Result<std::size_t> WriteSome(std::span<const std::span<const std::byte>> parts);
+  Result<std::size_t> ReadSome(std::span<std::byte> out);
+
+ private:
+  struct Impl;
+  explicit ClientConnection(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ps::net

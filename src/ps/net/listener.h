@@ -1,0 +1,105 @@
+#pragma once
+
+#include <asio/io_context.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ps/base/limits.h"
+#include "ps/base/status.h"
+#include "ps/wire/codec.h"
+#include "ps/wire/frame.h"
+#include "ps/wire/handshake.h"
+
+namespace ps::net {
+
+// Bytes of one payload, aligned to 8, uninitialised at allocation; owned, movable.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t bytes);
+  std::byte* data();
+  const std::byte* data() const;
+  std::size_t size() const;
+  std::span<std::byte> span();
+  std::span<const std::byte> span() const;
+
+ private:
+  std::unique_ptr<std::uint64_t[]> words_;
+  std::size_t bytes_ = 0;
+};
+
+struct Frame {
+  wire::FrameHeader header;
+  Buffer payload;  // decompressed, checksum verified
+};
+
+// The accepting side of one authenticated connection. It belongs to one io_context (one thread):
+// frames arrive there, in order. Held by shared_ptr.
+class ServerConnection : public std::enable_shared_from_this<ServerConnection> {
+ public:
+  virtual ~ServerConnection() = default;
+  // Queues a frame; thread-safe (hops to the connection's thread when called from another). Dropped
+  // when the connection has closed. Payload sizes and checksum are filled in here; compressed when
+  // `compression` pays and the peer is not on a Unix socket.
+  virtual void Send(wire::FrameHeader header, Buffer payload) = 0;
+  virtual void SendError(std::uint64_t request_id, const Status& status) = 0;
+  virtual void Close() = 0;  // thread-safe
+  virtual asio::io_context& context() = 0;
+  // Index of that context among the listener's contexts: the shard thread that serves this one.
+  virtual int context_index() const = 0;
+  virtual std::uint64_t id() const = 0;
+};
+using ConnectionPtr = std::shared_ptr<ServerConnection>;
+
+// What the owner of a listener does with frames. Called on the connection's thread.
+class FrameHandler {
+ public:
+  virtual ~FrameHandler() = default;
+  virtual void OnFrame(const ConnectionPtr& connection, Frame frame) = 0;
+  virtual void OnClose(const ConnectionPtr& connection, const Status& why) = 0;
+};
+
+struct ListenerOptions {
+  std::string host;           // bind address; empty = all interfaces
+  int port_base = 0;          // 0 = ephemeral; a taken port moves on to the next free one
+  int ports_tried_max = 1'000;
+  std::string unix_path;      // empty = no Unix socket
+  std::string secret;
+  wire::Identity identity;
+  std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
+  std::size_t connections_max = limits::kConnectionsPerServerMax;
+  std::size_t unsent_bytes_max = 512u << 20;  // replies waiting on one connection; beyond: not read on
+  int handshake_timeout_ms = limits::kHandshakeTimeoutMs;
+  wire::Compression compression = wire::Compression::kNone;
+};
+
+struct ListenerStats {
+  std::uint64_t connections_open = 0;
+  std::uint64_t connections_total = 0;
+  std::uint64_t authentication_failures_total = 0;
+  std::uint64_t bad_frames_total = 0;
+  std::uint64_t bytes_received_total = 0;
+  std::uint64_t bytes_sent_total = 0;
+};
+
+// Accepts TCP (TCP_NODELAY) and Unix connections, shakes hands under a time limit, and deals the
+// connections out over the contexts in turn. A bad frame closes that connection, counted, and nothing
+// else. The contexts must be run by their threads (one each) and outlive the listener.
+class Listener {
+ public:
+  virtual ~Listener() = default;  // closes everything, removes the socket file; contexts stopped or idle
+  static Result<std::unique_ptr<Listener>> Start(ListenerOptions options,
+                                                 std::vector<asio::io_context*> contexts,
+                                                 FrameHandler* handler);
+  virtual int port() const = 0;
+  virtual const std::string& unix_path() const = 0;
+  virtual ListenerStats Stats() const = 0;
+  virtual void Stop() = 0;  // no new connections, closes all; thread-safe
+};
+
+}  // namespace ps::net

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ps/base/status.h"
+#include "ps/base/types.h"
+#include "ps/wire/frame.h"
+
+namespace ps::wire {
+
+// Payload of kPull, kPullReply and kPush: sections one after the other, each a head of 32 bytes and a
+// body padded to 8 bytes, so every array is aligned to 8 when the payload is.
+//
+//   section            body in kPull        in kPullReply           in kPush
+//   kRows              u64 keys[count]      f32 rows[count*dim]     u64 keys[count], f32 grads[count*dim]
+//   kChunk             -                    f32 values[count]       f32 grads[count]
+//   kChunkAssign       -                    -                       f32 values[count]
+//
+// kRows: id = table, dim = its dim; bit 0 of flags = create missing rows. The reply's sections stand in
+// the order of the request frame's sections, reply part k answers request frame k.
+// kChunk: id = tensor, chunk = number; version in kPull = what the client has (0 = nothing); in
+// kPullReply = the server's, with count 0 when it is what the client has.
+// kPush: rate_scale multiplies the learning rates; all sections of a push carry the same.
+enum class SectionKind : std::uint16_t { kRows = 1, kChunk = 2, kChunkAssign = 3 };
+
+inline constexpr std::uint16_t kCreateMissing = 1;
+
+struct SectionHead {
+  SectionKind kind = SectionKind::kRows;
+  std::uint16_t flags = 0;
+  std::uint32_t id = 0;
+  std::uint32_t count = 0;  // keys, or floats
+  std::uint32_t dim = 0;    // kRows; 0 otherwise
+  std::uint32_t chunk = 0;
+  float rate_scale = 1.0f;
+  std::uint64_t version = 0;
+};
+inline constexpr std::size_t kSectionHeadBytes = 32;
+
+// A section inside a payload; spans point into it.
+struct SectionView {
+  SectionHead head;
+  std::span<const Key> keys;
+  std::span<const float> floats;
+};
+
+std::size_t SectionBodyBytes(MessageType type, const SectionHead& head);  // padded
+void EncodeSectionHead(const SectionHead& head, std::byte* out);          // kSectionHeadBytes
+
+// Walks a payload of the given type. `payload` must be aligned to 8. Every count is checked against
+// what is there before it is used: hostile bytes give DataCorruption, never a read beyond the end.
+Result<std::vector<SectionView>> DecodeSections(MessageType type,
+                                                std::span<const std::byte> payload);
+
+// kError: u32 code, u32 zero, then the message in UTF-8.
+std::vector<std::byte> EncodeError(const Status& status);
+Status DecodeError(std::span<const std::byte> payload);
+
+}  // namespace ps::wire
