@@ -1,0 +1,9 @@
+"""Errors of the trainer."""
+
+from __future__ import annotations
+
+from pyspark_ps.errors import PSError
+
+
+class TrainingError(PSError):
+    """A day could not be trained; the cause is chained (`__cause__`) and told first."""

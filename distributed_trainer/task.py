@@ -1,0 +1,124 @@
+"""What the driver tells a worker, and what a worker reports: one pass over units of one day.
+
+Everything here is plain data that pickles and merges. What a unit of work yields (rows, their
+order, batch boundaries, dropout) depends on the run's seed, the pass, the day and the unit alone:
+never on the worker, the number of workers or the attempt. So push number k of a unit's stream
+always means the same rows, and a task that runs twice applies nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed_trainer.data_loader import UnitOfWork
+from distributed_trainer.metrics import MetricState
+
+TRAIN, EVALUATE, PREDICT = "train", "evaluate", "predict"
+
+
+@dataclass(frozen=True)
+class DayPass:
+    """One pass of one run over one day.
+
+    Attributes:
+        run: name of the run, unique per trainer (e.g. a random hex string of the driver).
+        run_seed: `shuffle_seed`, or the number that the driver drew once for the run.
+        pass_index: grows with each call that trains the day again; 0 first.
+        date: "YYYY-MM-DD".
+    """
+
+    run: str
+    run_seed: int
+    pass_index: int
+    date: str
+
+    def stream(self, unit: UnitOfWork) -> str:
+        """Name of the push stream of a unit."""
+        return f"{self.run}/{self.pass_index}/{self.date}/{unit.id}"
+
+    def unit_seed(self, unit: UnitOfWork) -> int:
+        """Seed (64 bits) of the order of rows in a unit."""
+        return _seed("rows", self.run_seed, self.pass_index, self.date, unit.id)
+
+    def batch_seed(self, unit: UnitOfWork, batch_index: int) -> int:
+        """Seed (32 bits) of what is random inside the step (dropout) of one batch."""
+        words = ("step", self.run_seed, self.pass_index, self.date, unit.id, batch_index)
+        return _seed(*words) & 0xFFFFFFFF
+
+
+def _seed(*words: object) -> int:
+    text = "\x1f".join(str(word) for word in words)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """The share of one worker in one pass over a day."""
+
+    worker_id: int
+    day: DayPass
+    units: tuple[UnitOfWork, ...]
+    mode: str = TRAIN
+
+
+@dataclass
+class TaskReport:
+    """Sums over the batches that a task did; `merge` adds another one's.
+
+    Attributes:
+        loss_sum: sum of per-sample loss x weight, without regularisation.
+        weight_sum: sum of sample weights.
+        metrics: states that merge exactly.
+        seconds: where the wall time went, by name (read, pull, step, push, start, ...).
+        moving: non-trainable weights by name, summed as value x rows seen (float64), and
+            `moving_rows` the rows they stand for, so that workers average by rows seen.
+    """
+
+    samples: int = 0
+    batches: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    metrics: MetricState | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    moving: dict[str, Any] = field(default_factory=dict)
+    moving_rows: int = 0
+
+    def merge(self, other: TaskReport) -> None:
+        """Adds the sums of another report to this one."""
+        self.samples += other.samples
+        self.batches += other.batches
+        self.loss_sum += other.loss_sum
+        self.weight_sum += other.weight_sum
+        if other.metrics is not None:
+            if self.metrics is None:
+                self.metrics = other.metrics.copy()
+            else:
+                self.metrics.merge(other.metrics)
+        for name, seconds in other.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        for name, total in other.moving.items():
+            self.moving[name] = self.moving[name] + total if name in self.moving else total
+        self.moving_rows += other.moving_rows
+
+    def add_moving(self, weights: dict[str, Any], rows: int) -> None:
+        """Adds the moving statistics of a worker that has seen `rows` rows."""
+        for name, value in weights.items():
+            scaled = value.astype("float64") * rows
+            self.moving[name] = self.moving[name] + scaled if name in self.moving else scaled
+        self.moving_rows += rows
+
+    def moving_average(self) -> dict[str, Any]:
+        """name -> float32 array: the workers' moving statistics averaged by rows seen."""
+        if self.moving_rows == 0:
+            return {}
+        return {
+            name: (total / self.moving_rows).astype("float32")
+            for name, total in self.moving.items()
+        }
+
+    @property
+    def avg_loss(self) -> float:
+        """loss_sum / samples (0 without samples)."""
+        return self.loss_sum / self.samples if self.samples else 0.0
