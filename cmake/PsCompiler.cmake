@@ -8,10 +8,18 @@ set(CMAKE_C_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
+# -g1: line numbers for traces and profilers; wheels are stripped.
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 -g1 -DNDEBUG")
+# Sanitized builds; their assertions, ours and the standard library's, stay on.
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -D_GLIBCXX_ASSERTIONS")
+# Paths of this machine stay out of debug information, and two copies of the tree give equal objects.
+add_compile_options(-ffile-prefix-map=${PROJECT_SOURCE_DIR}=.)
+
 find_program(PS_CCACHE ccache)
 if(PS_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${PS_CCACHE})
-  set(CMAKE_C_COMPILER_LAUNCHER ${PS_CCACHE})
+  # With a base folder the cache serves other copies of the tree, such as the one that a wheel is built in.
+  set(CMAKE_CXX_COMPILER_LAUNCHER env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${PS_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 
 find_package(Threads REQUIRED)
@@ -19,7 +27,9 @@ find_package(Threads REQUIRED)
 # Everything of ours links this; third-party targets never do.
 add_library(ps_options INTERFACE)
 target_compile_options(ps_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wno-conversion -Werror)
+  -Wall -Wextra -Wpedantic -Wshadow -Wno-conversion -Werror
+  # Initial rows are the same bits on every machine: no a * b + c becomes fused unless written so.
+  -ffp-contract=off)
 target_include_directories(ps_options INTERFACE
   ${PROJECT_SOURCE_DIR}/src ${PROJECT_BINARY_DIR}/generated)
 target_link_libraries(ps_options INTERFACE Threads::Threads)

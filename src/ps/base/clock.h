@@ -25,6 +25,8 @@ class ManualClock : public Clock {
  public:
   ManualClock();
   ~ManualClock() override;
+  ManualClock(const ManualClock&) = delete;
+  ManualClock& operator=(const ManualClock&) = delete;
   SteadyTime Now() const override;
   UnixDay Today() const override;
   void Advance(Duration by);

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-// Every bound of the program that is not a user's setting; each has a unit in its name and a test at
-// its edge.
+// Every bound of the program that is not a user's setting; each has a unit in its name and a test
+// at its edge.
 namespace ps::limits {
 
 inline constexpr std::size_t kPartitionCountMax = 65'536;
@@ -29,7 +29,8 @@ inline constexpr std::size_t kSectionsPerFrameMax = 65'536;
 inline constexpr std::size_t kConnectionsPerServerMax = 4'096;
 inline constexpr int kHandshakeTimeoutMs = 10'000;
 
-// Push ledger: sequences of one stream that may be in flight at once, and streams a server remembers.
+// Push ledger: sequences of one stream that may be in flight at once, and streams a server
+// remembers.
 inline constexpr std::size_t kLedgerWindow = 1'024;
 inline constexpr std::size_t kLedgerStreamsMax = 1'000'000;
 

@@ -18,13 +18,14 @@ struct Initializer {
   bool operator==(const Initializer&) const = default;
 };
 
-// "zeros", "ones", "random"/"uniform", "normal"; anything else: InvalidArgument naming what is allowed.
+// "zeros", "ones", "random"/"uniform", "normal"; anything else: InvalidArgument naming what is
+// allowed.
 Result<InitKind> ParseInitKind(const std::string& name);
 
-// Fills `out` with values `first .. first+out.size()` of the sequence named by (seed, stream, counter).
-// Counter-based: a value depends on (seed, stream, counter, its index) alone, so that any server, on
-// any day, makes the same row, and a chunk of a tensor can be made without the chunks before it.
-// Bit-identical on every machine: integer mixing and IEEE + - * / sqrt only, no libm.
+// Fills `out` with values `first .. first+out.size()` of the sequence named by (seed, stream,
+// counter). Counter-based: a value depends on (seed, stream, counter, its index) alone, so that any
+// server, on any day, makes the same row, and a chunk of a tensor can be made without the chunks
+// before it. Bit-identical on every machine: integer mixing and IEEE + - * / sqrt only, no libm.
 // Rows: stream = the table's salt, counter = the key, first = 0.
 // Tensors: stream = HashBytes(name), counter = 0, first = the chunk's offset in floats.
 void FillInitial(const Initializer& initializer, std::uint64_t seed, std::uint64_t stream,

@@ -61,16 +61,25 @@ Status Internal(std::string message);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                 // NOLINT: implicit by design
-  Result(Status status) : status_(std::move(status)) {          // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit by design
+  Result(Status status) : status_(std::move(status)) {  // NOLINT: implicit by design
     assert(!status_.ok());
   }
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
-  T& value() & { assert(ok()); return *value_; }
-  const T& value() const& { assert(ok()); return *value_; }
-  T&& value() && { assert(ok()); return std::move(*value_); }
+  T& value() & {
+    assert(ok());
+    return *value_;
+  }
+  const T& value() const& {
+    assert(ok());
+    return *value_;
+  }
+  T&& value() && {
+    assert(ok());
+    return std::move(*value_);
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T* operator->() { return &value(); }
@@ -84,8 +93,8 @@ class [[nodiscard]] Result {
 }  // namespace ps
 
 // Returns from the enclosing function when `expression` (a Status) is not ok.
-#define PS_RETURN_IF_ERROR(expression)                    \
-  do {                                                    \
+#define PS_RETURN_IF_ERROR(expression)                                               \
+  do {                                                                               \
     if (::ps::Status ps_status_ = (expression); !ps_status_.ok()) return ps_status_; \
   } while (false)
 
