@@ -1,0 +1,333 @@
+"""What a cluster of parameter servers is told: servers, tables, optimizers, limits.
+
+Importing this module imports neither NumPy nor the native core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyspark_ps.errors import ConfigurationError
+from pyspark_ps.utils.validation import ConfigBase, nearest_name, setting
+
+DEFAULT_TABLE = "default"
+OPTIMIZERS = ("sgd", "adam", "adagrad", "ftrl")
+EMBEDDING_INITS = ("zeros", "random", "normal")
+
+OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sgd": {
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "nesterov": False,
+        "dampening": 0.0,
+    },
+    "adam": {
+        "learning_rate": 0.001,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": 1e-8,
+        "weight_decay": 0.0,
+        "amsgrad": False,
+    },
+    "adagrad": {
+        "learning_rate": 0.01,
+        "epsilon": 1e-10,
+        "initial_accumulator": 0.1,
+        "weight_decay": 0.0,
+    },
+    "ftrl": {"alpha": 0.05, "beta": 1.0, "l1": 0.0, "l2": 0.0, "learning_rate_power": -0.5},
+}
+
+# What a hyper-parameter allows: (in words, test). Those not named here: >= 0.
+_BELOW_ONE = (">= 0 and < 1", lambda value: 0 <= value < 1)
+_PARAMETER_RULES: dict[str, tuple[str, Any]] = {
+    "beta1": _BELOW_ONE,
+    "beta2": _BELOW_ONE,
+    "learning_rate_power": ("<= 0", lambda value: value <= 0),
+}
+_NOT_NEGATIVE = (">= 0", lambda value: value >= 0)
+
+_CHECKPOINTS_LATER = "checkpoints come in a later version; leave this field out"
+_AUTO_DECAY_LATER = (
+    "automatic decay comes in a later version; leave this field out and call decay_embeddings"
+)
+_TLS_LATER = "encryption of the servers' traffic comes in a later version; leave this field out"
+_EXTERNAL_LATER = "servers started by hand come in a later version; leave this field out"
+
+
+@dataclass
+class TableConfig(ConfigBase):
+    """A table of embeddings. None = the `PSConfig`'s own embedding_* value.
+
+    Attributes:
+        dim: floats per embedding.
+        optimizer: "sgd", "adam", "adagrad" or "ftrl".
+        optimizer_params: hyper-parameters, merged over `PSConfig.optimizer_configs[optimizer]`.
+        init: how new rows get their values: "zeros", "random" (uniform(-init_scale, init_scale))
+            or "normal" (N(0, init_scale^2)).
+        init_scale: see `init`.
+    """
+
+    dim: int = setting(at_least=1, at_most=65_536)
+    optimizer: str | None = setting(None, choices=OPTIMIZERS)
+    optimizer_params: dict[str, Any] = setting(factory=dict)
+    init: str | None = setting(None, choices=EMBEDDING_INITS)
+    init_scale: float | None = setting(None, at_least=0)
+
+    def check(self) -> None:
+        if self.optimizer is not None:
+            _merged_params(self, "optimizer_params", self.optimizer, self.optimizer_params, {})
+
+
+@dataclass
+class PSConfig(ConfigBase):
+    """Configuration of a parameter server cluster.
+
+    Fields marked *later* belong to mechanisms that this version does not have; any value but their
+    default is refused.
+
+    Attributes:
+        num_servers: server processes.
+        server_port_base: first TCP port to try; a taken one moves on to the next free one, and
+            `ServerInfo` tells the real one. 0 = ephemeral ports.
+        server_host: address that servers bind to and announce. None = 127.0.0.1 for servers beside
+            the driver, the executor's own address for servers on executors.
+        embedding_dim, embedding_init, embedding_init_scale, embedding_optimizer: the table
+            "default", and what `TableConfig` leaves open.
+        weight_optimizer: optimizer of the dense weights.
+        batch_size: largest number of keys in one frame; a larger call goes as several frames.
+        timeout_seconds: deadline of every call, retries included.
+        compression, compression_algorithm: of TCP traffic, where it pays ("lz4", "zstd", "none").
+        max_message_size: bytes of one frame, 256 MiB at most; a larger request travels in parts.
+        auto_decay, decay_interval_steps, decay_factor, prune_threshold: later.
+        s3_region, s3_endpoint_url: how data on S3 is reached.
+        s3_bucket and the other s3_* fields, checkpoint_path: later (checkpoints).
+        checkpoint_on_shutdown: saves at shutdown when a place for checkpoints is set, which comes
+            later: until then it has nothing to do.
+        virtual_nodes_per_server: points per server on the ring that partitions are placed by.
+        max_embeddings_per_shard: rows of one server, all tables together; 0 = unlimited.
+        num_worker_threads: shard threads of one server.
+        optimizer_configs: hyper-parameters by optimizer; a dict given here is merged over the
+            defaults.
+        tables: further tables by name.
+        seed: of all initial values.
+        weight_replicas: servers that hold each dense tensor; copies come later, so the default
+            acts as one.
+        driver_silence_seconds: a server that hears nothing of its driver for so long ends.
+        metrics_port, tls, tls_cert_file, tls_key_file, server_addresses, secret_file: later.
+        transport: "auto" (Unix socket on the same host, else TCP), "tcp" or "unix".
+        placement: "local" (children of the driver), "executors" (tasks of long-running Spark jobs),
+            "auto" (local without a SparkContext and on local[...], else executors);
+            "external": later.
+    """
+
+    num_servers: int = setting(4, at_least=1, at_most=4_096)
+    server_port_base: int = setting(50_000, at_least=0, at_most=65_535)
+    server_host: str | None = setting(None)
+    embedding_dim: int = setting(64, at_least=1, at_most=65_536)
+    embedding_init: str = setting("normal", choices=EMBEDDING_INITS)
+    embedding_init_scale: float = setting(0.01, at_least=0)
+    embedding_optimizer: str = setting("adagrad", choices=OPTIMIZERS)
+    weight_optimizer: str = setting("adam", choices=OPTIMIZERS)
+    batch_size: int = setting(10_000, at_least=1)
+    timeout_seconds: float = setting(60.0, above=0)
+    compression: bool = setting(True)
+    compression_algorithm: str = setting("lz4", choices=("lz4", "zstd", "none"))
+    max_message_size: int = setting(104_857_600, at_least=65_536)
+    auto_decay: bool = setting(False, not_built=_AUTO_DECAY_LATER)
+    decay_interval_steps: int = setting(1_000, at_least=1, not_built=_AUTO_DECAY_LATER)
+    decay_factor: float = setting(0.99, above=0, at_most=1, not_built=_AUTO_DECAY_LATER)
+    prune_threshold: int = setting(5, at_least=0, not_built=_AUTO_DECAY_LATER)
+    s3_bucket: str = setting("", not_built=_CHECKPOINTS_LATER)
+    s3_region: str = setting("us-east-1")
+    s3_endpoint_url: str | None = setting(None)
+    s3_checkpoint_prefix: str = setting("checkpoints/", not_built=_CHECKPOINTS_LATER)
+    s3_compression: str = setting("zstd", not_built=_CHECKPOINTS_LATER)
+    s3_multipart_threshold: int = setting(
+        8_388_608, at_least=5_242_880, not_built=_CHECKPOINTS_LATER
+    )
+    s3_max_concurrency: int = setting(10, at_least=1, not_built=_CHECKPOINTS_LATER)
+    checkpoint_on_shutdown: bool = setting(True)
+    virtual_nodes_per_server: int = setting(150, at_least=1, at_most=10_000)
+    max_embeddings_per_shard: int = setting(10_000_000, at_least=0)
+    num_worker_threads: int = setting(4, at_least=1, at_most=1_024)
+    optimizer_configs: dict[str, dict[str, Any]] = setting(factory=dict)
+    tables: dict[str, TableConfig] = setting(factory=dict)
+    seed: int = setting(0, at_least=0, below=2**64)
+    weight_replicas: int = setting(
+        2,
+        at_least=1,
+        not_built="copies of dense weights come in a later version, the default acts as one; "
+        "leave this field out",
+    )
+    driver_silence_seconds: float = setting(60.0, above=0)
+    metrics_port: int | None = setting(
+        None,
+        at_least=0,
+        at_most=65_535,
+        not_built="the metrics endpoint comes in a later version; leave this field out",
+    )
+    tls: str = setting("auto", choices=("auto", "on", "off"))
+    tls_cert_file: str | None = setting(None, not_built=_TLS_LATER)
+    tls_key_file: str | None = setting(None, not_built=_TLS_LATER)
+    server_addresses: list[str] = setting(factory=list, not_built=_EXTERNAL_LATER)
+    secret_file: str | None = setting(None, not_built=_EXTERNAL_LATER)
+    checkpoint_path: str = setting("", not_built=_CHECKPOINTS_LATER)
+    transport: str = setting("auto", choices=("auto", "tcp", "unix"))
+    placement: str = setting("auto", choices=("auto", "local", "executors", "external"))
+
+    def __post_init__(self) -> None:
+        given: Any = self.optimizer_configs
+        if not isinstance(given, Mapping):
+            return  # validate() says what is wrong
+        configs: dict[str, dict[str, Any]] = {
+            name: dict(params) for name, params in OPTIMIZER_DEFAULTS.items()
+        }
+        for name, params in given.items():
+            both = isinstance(params, Mapping) and name in configs
+            configs[name] = _overlaid(name, configs[name], params) if both else params
+        self.optimizer_configs = configs
+
+    def check(self) -> None:
+        if self.placement == "external":
+            raise self.problem(
+                "placement", f"'auto', 'local' or 'executors': not built yet ({_EXTERNAL_LATER})"
+            )
+        if self.tls == "on":
+            raise self.problem("tls", f"'auto' or 'off': not built yet ({_TLS_LATER})")
+        if self.server_host == "":
+            raise self.problem("server_host", "an address, or None")
+        for name, params in self.optimizer_configs.items():
+            if name not in OPTIMIZER_DEFAULTS:
+                raise self.problem(
+                    "optimizer_configs",
+                    "optimizers' names as keys" + nearest_name(name, OPTIMIZERS),
+                    name,
+                )
+            _merged_params(self, f"optimizer_configs[{name!r}]", name, params, {})
+        for name, table in self.tables.items():
+            self.check_table_name(name, "tables")
+            filled = self.fill_table(table)
+            if name == DEFAULT_TABLE and filled != self.default_table():
+                raise self.problem(
+                    "tables",
+                    f"without {DEFAULT_TABLE!r}: the embedding_* fields define that table",
+                    name,
+                )
+
+    def check_table_name(self, name: str, field_name: str = "tables") -> None:
+        """Refuses what cannot be a table's name.
+
+        Raises:
+            ConfigurationError: not 1-128 printable characters.
+        """
+        if not isinstance(name, str) or not 1 <= len(name) <= 128 or not name.isprintable():
+            raise self.problem(field_name, "table names of 1-128 printable characters", name)
+
+    def get_optimizer_config(self, name: str) -> dict[str, Any]:
+        """Every hyper-parameter of an optimizer: `optimizer_configs[name]` over the defaults.
+
+        FTRL's "learning_rate" is another name for "alpha", and comes back as "alpha".
+
+        Raises:
+            ConfigurationError: (a ValueError) an unknown optimizer, an unknown hyper-parameter or a
+                value that it does not allow.
+        """
+        if name not in OPTIMIZER_DEFAULTS:
+            raise ConfigurationError(f"no optimizer {name!r}{nearest_name(name, OPTIMIZERS)}")
+        field_name = f"optimizer_configs[{name!r}]"
+        given = self.optimizer_configs.get(name, {})
+        return _merged_params(self, field_name, name, given, OPTIMIZER_DEFAULTS[name])
+
+    def default_table(self) -> TableConfig:
+        """Definition of the table "default", complete."""
+        return self.fill_table(TableConfig(dim=self.embedding_dim))
+
+    def all_tables(self) -> dict[str, TableConfig]:
+        """Definitions of "default" and of `tables`, complete; "default" comes first."""
+        filled = {name: self.fill_table(table) for name, table in self.tables.items()}
+        return {DEFAULT_TABLE: self.default_table(), **filled}
+
+    def fill_table(self, table: TableConfig) -> TableConfig:
+        """`table` with everything that it leaves open filled in from this configuration.
+
+        Raises:
+            ConfigurationError: `table` is not valid.
+        """
+        if not isinstance(table, TableConfig):
+            raise ConfigurationError(f"a table is defined by a TableConfig, not by {table!r}")
+        table.validate()
+        optimizer = self.embedding_optimizer if table.optimizer is None else table.optimizer
+        base = self.get_optimizer_config(optimizer)
+        params = _merged_params(table, "optimizer_params", optimizer, table.optimizer_params, base)
+        scale = self.embedding_init_scale if table.init_scale is None else table.init_scale
+        return TableConfig(
+            dim=int(table.dim),
+            optimizer=optimizer,
+            optimizer_params=params,
+            init=self.embedding_init if table.init is None else table.init,
+            init_scale=float(scale),
+        )
+
+    def replace(self, **changes: Any) -> PSConfig:
+        """A copy with other values in some fields."""
+        return dataclasses.replace(self, **changes)
+
+
+def _overlaid(optimizer: str, base: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` over `base`; FTRL's learning_rate takes alpha's place unless both are given."""
+    merged = dict(base)
+    if optimizer == "ftrl" and "learning_rate" in params and "alpha" not in params:
+        params = {("alpha" if k == "learning_rate" else k): v for k, v in params.items()}
+    merged.update(params)
+    return merged
+
+
+def _merged_params(
+    config: ConfigBase,
+    field_name: str,
+    optimizer: str,
+    params: Mapping[str, Any],
+    base: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`params` checked and laid over `base`; errors name `field_name` of `config`."""
+    if optimizer == "ftrl" and "learning_rate" in params and "alpha" in params:
+        raise config.problem(
+            field_name, "alpha or learning_rate (another name for it), not both", dict(params)
+        )
+    merged = _overlaid(optimizer, base, params)
+    known = OPTIMIZER_DEFAULTS[optimizer]
+    for name, value in merged.items():
+        if name not in known:
+            raise config.problem(
+                field_name, f"parameters of {optimizer}{nearest_name(name, known)}", name
+            )
+        words, allows = _PARAMETER_RULES.get(name, _NOT_NEGATIVE)
+        place = f"{field_name}[{name!r}]"
+        if isinstance(known[name], bool):
+            if not isinstance(value, (bool, numbers.Integral)) or value not in (0, 1):
+                raise config.problem(place, "True or False", value)
+            merged[name] = bool(value)
+        elif isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise config.problem(place, f"a number, {words}", value)
+        elif not math.isfinite(value) or not allows(value):
+            raise config.problem(place, f"a finite number, {words}", value)
+        else:
+            merged[name] = float(value)
+    if optimizer == "sgd":
+        _check_nesterov(config, field_name, merged)
+    return merged
+
+
+def _check_nesterov(config: ConfigBase, field_name: str, params: Mapping[str, Any]) -> None:
+    complete = {**OPTIMIZER_DEFAULTS["sgd"], **params}
+    if complete["nesterov"] and (complete["momentum"] == 0 or complete["dampening"] != 0):
+        raise config.problem(
+            field_name, "nesterov only with momentum > 0 and dampening 0", dict(params)
+        )
