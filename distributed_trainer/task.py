@@ -12,6 +12,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distributed_trainer.data_loader import UnitOfWork
 from distributed_trainer.metrics import MetricState
 
@@ -61,6 +64,8 @@ class WorkerTask:
     day: DayPass
     units: tuple[UnitOfWork, ...]
     mode: str = TRAIN
+    # Steps of the run before each unit (for the learning-rate schedule); empty = all 0.
+    first_steps: tuple[int, ...] = ()
 
 
 @dataclass
@@ -84,6 +89,8 @@ class TaskReport:
     seconds: dict[str, float] = field(default_factory=dict)
     moving: dict[str, Any] = field(default_factory=dict)
     moving_rows: int = 0
+    # unit id -> float32 (rows, output_dim), in the files' own order; of a PREDICT task.
+    predictions: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def merge(self, other: TaskReport) -> None:
         """Adds the sums of another report to this one."""
@@ -101,6 +108,7 @@ class TaskReport:
         for name, total in other.moving.items():
             self.moving[name] = self.moving[name] + total if name in self.moving else total
         self.moving_rows += other.moving_rows
+        self.predictions.update(other.predictions)
 
     def add_moving(self, weights: dict[str, Any], rows: int) -> None:
         """Adds the moving statistics of a worker that has seen `rows` rows."""

@@ -1,0 +1,111 @@
+"""What every kind of pool shares: the specification of a worker, and running one task with it."""
+
+from __future__ import annotations
+
+import socket
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from distributed_trainer.config import TrainerConfig
+from distributed_trainer.errors import TrainingError
+from distributed_trainer.task import TaskReport, WorkerTask
+from distributed_trainer.worker import WorkerTrainer
+from pyspark_ps.errors import (
+    ConfigurationError,
+    DataCorruptionError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+
+# Trying again cannot help with these: they are reported at once instead of being raised in the
+# task, which Spark would run again (spark.task.maxFailures) before it gives up.
+FINAL_ERRORS = (ConfigurationError, InvalidArgumentError, NotFoundError, DataCorruptionError)
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """All that a worker process needs to be made; pickled once per run.
+
+    Attributes:
+        run: names the run; a process keeps its worker (model, compiled step, connections) for it.
+        config: TrainerConfig as a dict.
+        server_info: the servers, as dicts.
+        model_builder: returns a Keras model.
+    """
+
+    run: str
+    config: dict[str, Any]
+    server_info: list[dict[str, Any]]
+    model_builder: Callable[[], Any]
+
+
+@dataclass
+class TaskOutcome:
+    """A task's report, or why it failed for good."""
+
+    worker_id: int
+    report: TaskReport | None = None
+    failure: str = ""  # type and message of the error, then its traceback
+    seconds: float = 0.0
+    where: str = ""
+
+    def result(self) -> TaskReport:
+        """The report.
+
+        Raises:
+            TrainingError: the task failed; the cause comes first.
+        """
+        if self.report is None:
+            raise TrainingError(f"{self.failure}\n(worker {self.worker_id} on {self.where})")
+        return self.report
+
+
+class WorkerPool(Protocol):
+    """Runs the tasks of one pass over a day, each in a worker of the run."""
+
+    def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
+        """Outcomes in the order of the tasks.
+
+        Raises:
+            TrainingError: a task could not be run.
+        """
+
+    def close(self) -> None:
+        """Ends the workers; idempotent."""
+
+
+# The worker of this process, kept from task to task and from day to day: (run, worker).
+_kept: tuple[str, WorkerTrainer] | None = None
+
+
+def run_in_this_process(spec: WorkerSpec, task: WorkerTask) -> TaskOutcome:
+    """Runs a task with this process's worker, made anew when the run is another one.
+
+    Errors that another try may cure are raised, final ones are in the outcome.
+    """
+    global _kept
+    where = f"{socket.gethostname()}"
+    try:
+        if _kept is not None and _kept[0] != spec.run:
+            _kept[1].close()
+            _kept = None
+        if _kept is None:
+            worker = WorkerTrainer(
+                task.worker_id,
+                TrainerConfig.from_dict(spec.config),
+                spec.server_info,
+                spec.model_builder,
+            )
+            _kept = (spec.run, worker)
+        report = _kept[1].run(task)
+        return TaskOutcome(task.worker_id, report, where=where, seconds=report.seconds["total"])
+    except FINAL_ERRORS as error:
+        failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return TaskOutcome(task.worker_id, failure=failure, where=where)
+    except BaseException:
+        if _kept is not None:
+            _kept[1].close()
+            _kept = None
+        raise

@@ -1,0 +1,111 @@
+"""Workers as child processes of the driver: what a trainer without Spark uses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import cloudpickle
+
+from distributed_trainer.errors import TrainingError
+from distributed_trainer.pools.base import TaskOutcome, WorkerSpec, run_in_this_process
+from distributed_trainer.task import WorkerTask
+
+STOP_SECONDS = 10.0
+
+
+class ProcessPool:
+    """One process per worker, started with the first tasks and kept until `close`.
+
+    Each is a fresh interpreter: nothing of the driver's threads or TensorFlow is inherited, and the
+    driver's main module is not run again.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = cloudpickle.dumps(spec)
+        self._workers: dict[int, _Child] = {}
+
+    def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
+        """See `WorkerPool.run`."""
+        for task in tasks:
+            if task.worker_id not in self._workers:
+                self._workers[task.worker_id] = _Child(task.worker_id, self._spec)
+        for task in tasks:
+            self._workers[task.worker_id].send(task)
+        return [self._workers[task.worker_id].receive() for task in tasks]
+
+    def close(self) -> None:
+        """See `WorkerPool.close`."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+
+
+class _Child:
+    def __init__(self, worker_id: int, spec: bytes) -> None:
+        self._worker_id = worker_id
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "distributed_trainer.pools.processes", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+        self._pipe = Connection(ours.detach())
+        self._pipe.send_bytes(spec)
+
+    def send(self, task: WorkerTask) -> None:
+        try:
+            self._pipe.send(task)
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self) -> TaskOutcome:
+        try:
+            outcome: TaskOutcome = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        return outcome
+
+    def _died(self) -> TrainingError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_SECONDS)
+        return TrainingError(
+            f"worker {self._worker_id} (process {self._process.pid}) ended unexpectedly with exit "
+            f"code {self._process.poll()}; its last words are in the driver's error output"
+        )
+
+    def close(self) -> None:
+        self._pipe.close()  # the child sees the end and goes
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _serve(pipe: Connection) -> None:
+    """The child's life: a specification, then tasks, until the driver closes its end or dies."""
+    spec: WorkerSpec = cloudpickle.loads(pipe.recv_bytes())
+    while True:
+        try:
+            task: WorkerTask = pipe.recv()
+        except EOFError:
+            return
+        try:
+            outcome = run_in_this_process(spec, task)
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            outcome = TaskOutcome(task.worker_id, failure=failure, where=f"process {os.getpid()}")
+        pipe.send(outcome)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,61 @@
+"""Workers as Spark tasks: one Spark job for each pass over a day."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from distributed_trainer.errors import TrainingError
+from distributed_trainer.pools.base import TaskOutcome, WorkerSpec, run_in_this_process
+from distributed_trainer.task import WorkerTask
+
+if TYPE_CHECKING:
+    from pyspark import Broadcast, SparkContext
+
+logger = logging.getLogger(__name__)
+
+
+class SparkPool:
+    """Runs each task as a Spark task.
+
+    Spark reuses its Python worker processes, so model, compiled step and connections last from day
+    to day (idle processes end after about a minute; the next day then starts cold).
+    """
+
+    def __init__(self, spark_context: SparkContext, spec: WorkerSpec) -> None:
+        self._context = spark_context
+        self._spec: Broadcast[WorkerSpec] = spark_context.broadcast(spec)
+
+    def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
+        """See `WorkerPool.run`."""
+        spec = self._spec
+
+        def run_tasks(assigned: Iterator[WorkerTask]) -> Iterator[TaskOutcome]:
+            for task in assigned:
+                yield run_in_this_process(spec.value, task)
+
+        try:
+            return self._context.parallelize(tasks, len(tasks)).mapPartitions(run_tasks).collect()
+        except Exception as error:
+            raise TrainingError(first_cause(error)) from error
+
+    def close(self) -> None:
+        """See `WorkerPool.close`."""
+        self._spec.unpersist()
+
+
+def first_cause(error: Exception) -> str:
+    """What went wrong in a failed Spark job: the worker's own error first, then all of Spark's text."""
+    text = str(error)
+    # A Python task's error ends its traceback: "package.module.Error: message" at a line's start.
+    causes = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.*)$", text, re.M)
+    python = [f"{name}: {message}" for name, message in causes if name != "Py4JJavaError"]
+    head = python[0] if python else text.splitlines()[0] if text else type(error).__name__
+    return f"{head}\n{text}"
+
+
+def count_slots(spark_context: SparkContext) -> int:
+    """Task slots of the whole Spark application: its default parallelism counts the cores."""
+    return int(spark_context.defaultParallelism)

@@ -1,0 +1,290 @@
+"""The worker: trains a Keras model on units of work against the servers. Runs without Spark."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distributed_trainer.batch_iterator import read_ahead, unit_batches
+from distributed_trainer.config import TrainerConfig
+from distributed_trainer.data_loader import S3ParquetDataLoader, UnitOfWork, units_of_work
+from distributed_trainer.metrics import MetricState
+from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
+from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
+from distributed_trainer.thread_config import configure_threads
+from pyspark_ps.client.worker_client import PSWorkerClient
+from pyspark_ps.errors import ClosedError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from distributed_trainer.step import StepResult
+
+logger = logging.getLogger(__name__)
+
+# Batches read, decoded and mapped to keys ahead of the pull: enough to hide a slow row group.
+READ_AHEAD_BATCHES = 4
+
+
+@dataclass
+class WorkerTrainingResult:
+    """What a worker did with some partitions.
+
+    Attributes:
+        total_weighted_samples: sum of the sample weights.
+        avg_loss: total_loss / total_samples.
+        total_loss: sum of per-sample loss x weight, without regularisation.
+        metrics: merged metrics of the rows, samples_per_second and batches_per_second.
+    """
+
+    worker_id: int
+    total_samples: int
+    total_batches: int
+    total_weighted_samples: float
+    avg_loss: float
+    total_loss: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    training_time_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, worker_id: int, report: TaskReport, seconds: float) -> WorkerTrainingResult:
+        """The public form of a report."""
+        metrics = report.metrics.result() if report.metrics is not None else {}
+        rate = 1.0 / seconds if seconds > 0 else 0.0
+        metrics["samples_per_second"] = report.samples * rate
+        metrics["batches_per_second"] = report.batches * rate
+        return cls(
+            worker_id=worker_id,
+            total_samples=report.samples,
+            total_batches=report.batches,
+            total_weighted_samples=report.weight_sum,
+            avg_loss=report.avg_loss,
+            total_loss=report.loss_sum,
+            metrics=metrics,
+            training_time_seconds=seconds,
+        )
+
+
+class WorkerTrainer:
+    """Trains on Parquet files; the rows and dense weights live on the servers.
+
+    Model, compiled step and connections are made at first use and kept until `close()`. Use it
+    from one thread at a time.
+
+    Args:
+        worker_id: appears in results and logs.
+        config: the trainer's configuration.
+        server_info: ServerInfo objects (or dicts of them) of running servers.
+        model_builder: a function without arguments that returns a Keras model.
+
+    Raises:
+        ConfigurationError: an invalid configuration.
+    """
+
+    def __init__(
+        self,
+        worker_id: int,
+        config: TrainerConfig,
+        server_info: Sequence[Any],
+        model_builder: Callable[[], Any],
+    ) -> None:
+        config.validate()
+        config.check_trainable()
+        self.worker_id = worker_id
+        self.config = config
+        self._server_info = list(server_info)
+        self._model_builder = model_builder
+        self._client: PSWorkerClient | None = None
+        self._step: Any = None
+        self._wrapper: Any = None
+        self._closed = False
+        self._calls = 0
+
+    def __enter__(self) -> WorkerTrainer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; idempotent."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def train_partitions(self, paths: Sequence[str]) -> WorkerTrainingResult:
+        """Trains once on each of these Parquet files (or folders of them).
+
+        When it returns all its pushes are applied. The same file given again trains again.
+
+        Raises:
+            InvalidArgumentError: a column or value that the configuration does not allow, by file.
+            PSConnectionError, PSTimeoutError: the servers cannot be reached.
+        """
+        loader = S3ParquetDataLoader(self.config.ps_config)
+        files = [info for path in paths for info in loader.discover_partitions(path)]
+        missing = [path for path in paths if not any(f.path.startswith(path) for f in files)]
+        if missing:
+            raise InvalidArgumentError(f"train_partitions: no Parquet file at {missing}")
+        seed = self.config.shuffle_seed
+        day = DayPass(
+            run=os.urandom(8).hex(),
+            run_seed=int.from_bytes(os.urandom(7), "little") if seed is None else seed,
+            pass_index=self._calls,
+            date="",
+        )
+        self._calls += 1
+        units = units_of_work(files, self.config.batch_size)
+        start = time.perf_counter()
+        report = self.run(WorkerTask(self.worker_id, day, tuple(units)))
+        self._connected().end_streams([day.stream(unit) for unit in units])
+        return WorkerTrainingResult.of(self.worker_id, report, time.perf_counter() - start)
+
+    def run(self, task: WorkerTask) -> TaskReport:
+        """Does the worker's share of a pass over a day: trains, evaluates or predicts."""
+        watch = StopWatch()
+        start = time.perf_counter()
+        with watch.measure("start"):
+            client = self._connected()
+            self._prepare_model(client)
+        report = TaskReport(metrics=MetricState(self.config.target_config))
+        if task.mode == TRAIN:
+            self._train(task, client, report, watch)
+        else:
+            self._predict(task, client, report, watch)
+        watch.add("total", time.perf_counter() - start)
+        report.seconds = watch.seconds
+        return report
+
+    def _connected(self) -> PSWorkerClient:
+        if self._closed:
+            raise ClosedError(f"worker {self.worker_id} is closed; make a new WorkerTrainer")
+        if self._client is None:
+            self._client = PSWorkerClient(
+                self._server_info, self.config.ps_config, client_id=f"worker-{self.worker_id}"
+            )
+        return self._client
+
+    def _prepare_model(self, client: PSWorkerClient) -> None:
+        """Builds and compiles once; then takes over the servers' current dense weights."""
+        if self._step is None:
+            configure_threads(self.config.thread_config)
+            from distributed_trainer.step import TrainingStep
+            from distributed_trainer.tf_model_wrapper import TFModelWrapper
+
+            wrapper = TFModelWrapper(model_builder=self._model_builder)
+            step = TrainingStep(wrapper, self.config)
+            define_on_servers(client, self.config, wrapper)
+            self._wrapper, self._step = wrapper, step
+        names = [*self._wrapper.get_trainable_names(), *self._wrapper.get_moving_names()]
+        _, weights = client.pull({}, names)
+        self._wrapper.set_weights(weights)
+
+    # ---- training
+    def _train(
+        self, task: WorkerTask, client: PSWorkerClient, report: TaskReport, watch: StopWatch
+    ) -> None:
+        pipeline = Pipeline(
+            client, self._wrapper.get_trainable_names(), self.config.prefetch_depth
+        )
+
+        def step(numbered: NumberedBatch, rows: Rows, weights: Rows) -> StepResult:
+            result: StepResult = self._step.train(
+                numbered.batch, rows, weights, seed=numbered.seed
+            )
+            self._count(report, numbered, result.loss_sum, result.predictions)
+            return result
+
+        with contextlib.closing(read_ahead(self._batches(task), READ_AHEAD_BATCHES)) as batches:
+            pipeline.train(iter(batches), step, watch)
+        moving = self._wrapper.get_moving_names()
+        if moving and report.samples:
+            values = self._wrapper.get_weights()
+            report.add_moving({name: values[name] for name in moving}, report.samples)
+
+    def _batches(self, task: WorkerTask) -> Iterator[NumberedBatch]:
+        from distributed_trainer.step import rate_scale
+
+        first_steps = task.first_steps or (0,) * len(task.units)
+        for unit, first_step in zip(task.units, first_steps, strict=True):
+            stream = task.day.stream(unit)
+            batches = unit_batches(unit, self.config, task.day.unit_seed(unit))
+            for index, batch in enumerate(batches):
+                yield NumberedBatch(
+                    batch=batch,
+                    stream=stream,
+                    index=index,
+                    rate_scale=rate_scale(self.config, first_step + index),
+                    seed=task.day.batch_seed(unit, index),
+                )
+
+    def _count(
+        self,
+        report: TaskReport,
+        numbered: NumberedBatch,
+        loss_sum: float,
+        predictions: NDArray[np.float32],
+    ) -> None:
+        batch = numbered.batch
+        report.samples += batch.num_rows
+        report.batches += 1
+        report.loss_sum += loss_sum
+        report.weight_sum += batch.weight_sum
+        if report.metrics is not None and batch.targets is not None:
+            report.metrics.update(batch.targets, predictions, batch.weights)
+        if report.batches % self.config.log_every_n_batches == 0:
+            logger.info(
+                "worker %d: %d batches, %d samples, avg loss %.5f",
+                self.worker_id, report.batches, report.samples, report.avg_loss,
+            )
+
+    # ---- evaluation and prediction: rows in the files' own order, no row is made
+    def _predict(
+        self, task: WorkerTask, client: PSWorkerClient, report: TaskReport, watch: StopWatch
+    ) -> None:
+        pipeline = Pipeline(client, [], self.config.prefetch_depth, create_rows=False)
+        with_targets = task.mode == EVALUATE
+        kept: dict[str, list[NDArray[np.float32]]] = {}
+
+        def predict(numbered: NumberedBatch, rows: Rows, weights: Rows) -> None:
+            predictions, loss_sum = self._step.predict(numbered.batch, rows)
+            self._count(report, numbered, loss_sum, predictions)
+            if task.mode == PREDICT:
+                kept.setdefault(numbered.stream, []).append(np.array(predictions))
+
+        config = replace(self.config, shuffle_data=False)
+
+        def batches() -> Iterator[NumberedBatch]:
+            for unit in task.units:
+                for index, batch in enumerate(
+                    unit_batches(unit, config, 0, with_targets=with_targets)
+                ):
+                    yield NumberedBatch(batch=batch, stream=unit.id, index=index)
+
+        with contextlib.closing(read_ahead(batches(), READ_AHEAD_BATCHES)) as ahead:
+            pipeline.predict(iter(ahead), predict, watch)
+        if task.mode == PREDICT:
+            report.predictions = {unit: np.concatenate(parts) for unit, parts in kept.items()}
+
+
+def define_on_servers(client: PSWorkerClient, config: TrainerConfig, wrapper: Any) -> None:
+    """Makes the trainer's tables and dense weights where the servers do not have them yet.
+
+    Never overwrites. Whoever comes first gives the values.
+
+    Raises:
+        InvalidArgumentError: a running table of another definition, a weight of another shape.
+    """
+    for name, table in config.get_table_configs().items():
+        client.create_table(name, table)
+    values = wrapper.get_weights()
+    names = [*wrapper.get_trainable_names(), *wrapper.get_moving_names()]
+    client.define_weights({name: values[name] for name in names})
+
