@@ -23,10 +23,12 @@ namespace ps::wire {
 // the order of the request frame's sections, reply part k answers request frame k.
 // kChunk: id = tensor, chunk = number; version in kPull = what the client has (0 = nothing); in
 // kPullReply = the server's, with count 0 when it is what the client has.
+// kChunkAssign: with bit 1 of flags only where the chunk does not exist yet.
 // kPush: rate_scale multiplies the learning rates; all sections of a push carry the same.
 enum class SectionKind : std::uint16_t { kRows = 1, kChunk = 2, kChunkAssign = 3 };
 
-inline constexpr std::uint16_t kCreateMissing = 1;
+inline constexpr std::uint16_t kCreateMissing = 1;  // kRows
+inline constexpr std::uint16_t kOnlyIfAbsent = 2;   // kChunkAssign: a chunk that is there stays
 
 struct SectionHead {
   SectionKind kind = SectionKind::kRows;
@@ -49,6 +51,8 @@ struct SectionView {
 
 std::size_t SectionBodyBytes(MessageType type, const SectionHead& head);  // padded
 void EncodeSectionHead(const SectionHead& head, std::byte* out);          // kSectionHeadBytes
+// Reads kSectionHeadBytes and believes nothing: for a reader that compares with what it asked for.
+SectionHead DecodeSectionHead(const std::byte* in);
 
 // Walks a payload of the given type. `payload` must be aligned to 8. Every count is checked against
 // what is there before it is used: hostile bytes give DataCorruption, never a read beyond the end.
