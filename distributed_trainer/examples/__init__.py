@@ -1,0 +1,1 @@
+"""Examples that run: `python -m distributed_trainer.examples.flights`."""
