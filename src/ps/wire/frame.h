@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "ps/base/limits.h"
@@ -66,5 +67,19 @@ Result<FrameHeader> DecodeHeader(std::span<const std::byte, kFrameHeaderBytes> b
 
 std::uint32_t PayloadChecksum(std::span<const std::byte> payload);
 Status CheckPayload(const FrameHeader& header, std::span<const std::byte> payload);
+
+// PayloadChecksum of bytes that come in pieces, hashed while they are still in the cache.
+class RunningChecksum {
+ public:
+  RunningChecksum();
+  ~RunningChecksum();
+  void Reset();
+  void Add(std::span<const std::byte> bytes);
+  std::uint32_t value() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace ps::wire
