@@ -184,7 +184,8 @@ class ConfigBase:
         """The inverse of `to_dict`; keys that are left out get their defaults.
 
         Raises:
-            ConfigurationError: an unknown key (the nearest name is suggested), or no mapping.
+            ConfigurationError: an unknown key (the nearest name is suggested), a field without a
+                default that is missing, or no mapping.
         """
         if not isinstance(values, Mapping):
             raise ConfigurationError(
@@ -197,6 +198,10 @@ class ConfigBase:
                 raise ConfigurationError(
                     f"{cls.__name__} has no field {key!r}{nearest_name(key, known)}"
                 )
+        for spec in fields(cls):
+            required = spec.default is spec.default_factory is dataclasses.MISSING
+            if required and spec.name not in values:
+                raise ConfigurationError(f"{cls.__name__}.{spec.name} is missing")
         return cls(**{key: _from_plain(value, hints[key]) for key, value in values.items()})
 
     def to_json(self) -> str:
