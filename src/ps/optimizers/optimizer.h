@@ -53,11 +53,11 @@ class Optimizer {
   // Writes the state of a row that has just got its values (new, set, or loaded without states).
   virtual void InitState(std::span<const float> values, std::span<float> state) const = 0;
 
-  // Applies n gradients to n rows: rows[i] points at the values (state behind them), grads[i] at dim
-  // floats. Rows are distinct; no pointer needs an alignment beyond that of float. `rate_scale`
+  // Applies n gradients to n rows: rows[i] points at the values (state behind them), grads[i] at
+  // dim floats. Rows are distinct; no pointer needs an alignment beyond that of float. `rate_scale`
   // multiplies the learning rate of this call (schedules); 1 = as configured.
-  virtual void Apply(float* const* rows, const float* const* grads, std::size_t n,
-                     std::size_t dim, float rate_scale) const = 0;
+  virtual void Apply(float* const* rows, const float* const* grads, std::size_t n, std::size_t dim,
+                     float rate_scale) const = 0;
 
   // Multiplies the values of n rows by factor, 0 < factor <= 1. State stays, save FTRL's z, which
   // becomes the z that yields factor * p (contract section 4).
