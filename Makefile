@@ -25,7 +25,7 @@ lint: setup
 	@tools/lint
 
 bench: build
-	@if [ -e bench/run ]; then bench/run; else echo 'make bench: bench/run is not there' >&2; exit 1; fi
+	@if [ -x bench/run ]; then . tools/env && bench/run; else echo 'make bench: bench/run is not there' >&2; exit 1; fi
 
 demo: build
 	@. tools/env && .venv/bin/python -m distributed_trainer.examples.flights
