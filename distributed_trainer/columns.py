@@ -112,6 +112,23 @@ class Columns:
             weights=self.weights[rows],
         )
 
+    def slice(self, first: int, last: int) -> Columns:
+        """Rows first to last - 1, as views."""
+        return Columns(
+            num_rows=last - first,
+            keys={name: keys[first:last] for name, keys in self.keys.items()},
+            lists={
+                name: (
+                    keys[offsets[first] : offsets[last]],
+                    offsets[first : last + 1] - offsets[first],
+                )
+                for name, (keys, offsets) in self.lists.items()
+            },
+            dense=self.dense[first:last],
+            targets=None if self.targets is None else self.targets[first:last],
+            weights=self.weights[first:last],
+        )
+
     @staticmethod
     def concat(parts: Sequence[Columns]) -> Columns:
         """All rows of the parts. A feature that holds lists in one holds lists in the result."""
@@ -190,9 +207,7 @@ def read_record_batches(
         file = pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
     with file:
         _check_names(file.schema_arrow.names, names, part.path)
-        batches = file.iter_batches(
-            batch_size=READ_ROWS, row_groups=part.row_groups, columns=names
-        )
+        batches = file.iter_batches(batch_size=READ_ROWS, row_groups=part.row_groups, columns=names)
         while True:
             with parquet_errors(part.path):
                 batch = next(batches, None)
@@ -233,9 +248,7 @@ def columns_of(data: pa.RecordBatch | pa.Table, plan: ColumnPlan, source: str) -
     for index, name in enumerate(plan.dense):
         result.dense[:, index] = dense_values(data.column(name), plan.dense_fill, name, source)
     if plan.targets:
-        result.targets = target_values(
-            [data.column(name) for name in plan.targets], plan, source
-        )
+        result.targets = target_values([data.column(name) for name in plan.targets], plan, source)
     weight_column = None if plan.weight is None else data.column(plan.weight)
     result.weights = weight_values(weight_column, data.num_rows, plan, source)
     return result
@@ -295,9 +308,7 @@ def check_id_type(kind: pa.DataType, name: str, source: str) -> None:
     )
 
 
-def _list_keys(
-    column: pa.Array, keys_of: KeysOf
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _list_keys(column: pa.Array, keys_of: KeysOf) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
@@ -329,9 +340,7 @@ def _numbers(
         )
     missing = None
     if column.null_count:
-        missing = pc.is_null(column).to_numpy(zero_copy_only=False) if isinstance(
-            column, pa.Array
-        ) else pc.is_null(column).to_numpy()
+        missing = _to_numpy(pc.is_null(column))
     target = pa.float32() if types.is_float32(kind) else pa.float64()
     if types.is_float16(kind):
         target = pa.float32()
@@ -341,9 +350,15 @@ def _numbers(
         column = pc.cast(column, target, safe=False)
     if missing is not None:
         column = pc.fill_null(column, 0.0)
+    return _to_numpy(column), missing
+
+
+def _to_numpy(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    import pyarrow as pa
+
     if isinstance(column, pa.ChunkedArray):
-        return column.to_numpy(), missing
-    return column.to_numpy(zero_copy_only=False), missing
+        return np.asarray(column.to_numpy())
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _describe_bad(bad: NDArray[np.bool_], missing: NDArray[np.bool_] | None) -> str:
@@ -399,9 +414,7 @@ def target_values(
     return matrix.astype(np.float32)
 
 
-def _check_target_range(
-    values: NDArray[Any], name: str, plan: ColumnPlan, source: str
-) -> None:
+def _check_target_range(values: NDArray[Any], name: str, plan: ColumnPlan, source: str) -> None:
     if plan.task_type == "multiclass":
         assert plan.num_classes is not None
         bad = (values < 0) | (values >= plan.num_classes) | (values != np.floor(values))

@@ -360,6 +360,4 @@ class TrainerConfig(ConfigBase):
         ps_config = self.ps_config
         configs = {name: dict(params) for name, params in ps_config.optimizer_configs.items()}
         configs[self.model_optimizer] = self.get_model_optimizer_config()
-        return replace(
-            ps_config, weight_optimizer=self.model_optimizer, optimizer_configs=configs
-        )
+        return replace(ps_config, weight_optimizer=self.model_optimizer, optimizer_configs=configs)

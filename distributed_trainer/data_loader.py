@@ -215,7 +215,7 @@ class _FooterReader:
         return PartitionInfo(path, info.size, footer.num_rows, {"row_groups": groups})
 
 
-class parquet_errors:  # noqa: N801 - reads as a statement: `with parquet_errors(path):`
+class parquet_errors:
     """Turns what pyarrow raises while reading a file into StorageError or DataCorruptionError."""
 
     def __init__(self, path: str) -> None:

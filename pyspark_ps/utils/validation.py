@@ -81,7 +81,7 @@ class Rule:
             return False
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return True
-        number = value
+        number = typing.cast(float, value)
         whole = isinstance(value, numbers.Integral)
         if self.finite and not whole and not math.isfinite(number):
             return False
