@@ -18,6 +18,8 @@
 
 namespace ps::store {
 
+class PagePool;
+
 // What a table is; fixed when the table is defined, the same on every server.
 struct TableSpec {
   std::string name;
@@ -46,9 +48,12 @@ struct TableStats {
 class EmbeddingStore {
  public:
   // `budget` counts the rows of all tables of the server and outlives the store; `clock` gives the
-  // day. `partition_bits` = log2 of the cluster's partition count.
+  // day. `partition_bits` = log2 of the cluster's partition count. Tables of one shard share `pool`
+  // (null: a pool of its own, which costs a table with few rows up to 2 MiB).
+  // InvalidArgument: a name, dim, scale, optimizer or partition_bits outside its bounds.
   static Result<std::unique_ptr<EmbeddingStore>> Create(TableSpec spec, int partition_bits,
-                                                        RowBudget* budget, const Clock* clock);
+                                                        RowBudget* budget, const Clock* clock,
+                                                        std::shared_ptr<PagePool> pool = nullptr);
   virtual ~EmbeddingStore() = default;
 
   virtual const TableSpec& spec() const = 0;
