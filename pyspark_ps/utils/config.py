@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +45,21 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "ftrl": {"alpha": 0.05, "beta": 1.0, "l1": 0.0, "l2": 0.0, "learning_rate_power": -0.5},
 }
 
-# What a hyper-parameter allows: (in words, test). Those not named here: >= 0.
+# What a hyper-parameter allows, as the core does: (in words, test of the value as float32). Those
+# not named here are >= 0.
+_NOT_NEGATIVE = (">= 0", lambda value: value >= 0)
+_POSITIVE = ("> 0", lambda value: value > 0)
+_NOT_POSITIVE = ("<= 0", lambda value: value <= 0)
 _BELOW_ONE = (">= 0 and < 1", lambda value: 0 <= value < 1)
-_PARAMETER_RULES: dict[str, tuple[str, Any]] = {
+_UNIT = ("0 to 1", lambda value: 0 <= value <= 1)
+_PARAMETER_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "momentum": _UNIT,
+    "dampening": _UNIT,
     "beta1": _BELOW_ONE,
     "beta2": _BELOW_ONE,
-    "learning_rate_power": ("<= 0", lambda value: value <= 0),
+    "epsilon": _POSITIVE,
+    "learning_rate_power": _NOT_POSITIVE,
 }
-_NOT_NEGATIVE = (">= 0", lambda value: value >= 0)
 
 _CHECKPOINTS_LATER = "checkpoints come in a later version; leave this field out"
 _AUTO_DECAY_LATER = (
@@ -308,21 +316,32 @@ def _merged_params(
             raise config.problem(
                 field_name, f"parameters of {optimizer}{nearest_name(name, known)}", name
             )
-        words, allows = _PARAMETER_RULES.get(name, _NOT_NEGATIVE)
-        place = f"{field_name}[{name!r}]"
-        if isinstance(known[name], bool):
-            if not isinstance(value, (bool, numbers.Integral)) or value not in (0, 1):
-                raise config.problem(place, "True or False", value)
-            merged[name] = bool(value)
-        elif isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise config.problem(place, f"a number, {words}", value)
-        elif not math.isfinite(value) or not allows(value):
-            raise config.problem(place, f"a finite number, {words}", value)
-        else:
-            merged[name] = float(value)
+        merged[name] = _checked_param(config, f"{field_name}[{name!r}]", name, value, known[name])
     if optimizer == "sgd":
         _check_nesterov(config, field_name, merged)
     return merged
+
+
+def _checked_param(config: ConfigBase, place: str, name: str, value: Any, default: Any) -> Any:
+    if isinstance(default, bool):
+        if not isinstance(value, (bool, numbers.Integral)) or value not in (0, 1):
+            raise config.problem(place, "True or False", value)
+        return bool(value)
+    words, allows = _PARAMETER_RULES.get(name, _NOT_NEGATIVE)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise config.problem(place, f"a number, {words}", value)
+    if not allows(_as_float32(float(value))):
+        raise config.problem(place, f"a finite number, {words}", value)
+    return float(value)
+
+
+def _as_float32(value: float) -> float:
+    """The float32 next to `value`, which is what rows are updated with; NaN when there is none."""
+    try:
+        single: float = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.nan
+    return single if math.isfinite(single) else math.nan
 
 
 def _check_nesterov(config: ConfigBase, field_name: str, params: Mapping[str, Any]) -> None:

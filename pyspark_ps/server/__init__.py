@@ -1,0 +1,1 @@
+"""The server process. `python -m pyspark_ps.server` is started by whoever places servers."""

@@ -1,0 +1,111 @@
+"""The process around one C++ server.
+
+It reads its launch specification (one line of JSON, the job's secret in it) from standard input,
+serves, and ends when
+
+- the coordinator asks for it, or nothing is heard from the coordinator any more,
+- standard input closes, which means that whoever started this process has ended,
+- SIGTERM arrives.
+
+The log goes to standard error. C++ threads never take the GIL: Python only waits here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import sys
+from typing import Any
+
+from pyspark_ps.errors import PSError
+
+LAUNCH_LINE_BYTES_MAX = 1 << 20
+# How late a signal or a closed standard input is noticed.
+POLL_SECONDS = 0.25
+TERM_GRACE_SECONDS = 5.0
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+_logger = logging.getLogger("pyspark_ps.server")
+
+
+def main() -> int:
+    """Runs one server until it ends; the exit code of the process."""
+    if sys.stdin is None or sys.stdin.isatty():
+        print(
+            "python -m pyspark_ps.server is started by PSMainClient.start_servers(); servers "
+            "started by hand are not built yet",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    terminated = _catch_signals()
+    try:
+        options, secret, log_level = _read_launch()
+    except ValueError as error:
+        print(f"no launch specification on standard input: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    logging.basicConfig(stream=sys.stderr, level=log_level, format="%(levelname)s %(message)s")
+    try:
+        return _serve(options, secret, terminated)
+    except PSError as error:
+        _logger.error("server %s: %s", options.get("server_id"), error)
+        return EXIT_FAILED
+    finally:
+        _remove_socket_folder(str(options.get("unix_dir", "")))
+
+
+def _read_launch() -> tuple[dict[str, Any], bytes, int]:
+    line = sys.stdin.buffer.readline(LAUNCH_LINE_BYTES_MAX)
+    if not line.endswith(b"\n"):
+        raise ValueError("it ended early")
+    launch = json.loads(line)
+    return launch["options"], bytes.fromhex(launch["secret"]), int(launch["log_level"])
+
+
+def _catch_signals() -> list[int]:
+    """A list that gets the number of a signal that asks for the end."""
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: terminated.append(number))
+    # Ctrl-C is the driver's: it decides what becomes of its servers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return terminated
+
+
+def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int:
+    from pyspark_ps import _core
+
+    server = _core.Server(json.dumps(options), secret)
+    name = f"server {options['server_id']}"
+    _logger.info("%s listens on %s:%d", name, options["advertised_host"], server.port)
+    while True:
+        reason = server.wait_ended(POLL_SECONDS)
+        if reason is not None:
+            break
+        if terminated:
+            reason = f"signal {signal.Signals(terminated[0]).name}"
+            server.stop(TERM_GRACE_SECONDS)
+            break
+        if _stdin_closed():
+            reason = "the process that started it has ended"
+            server.stop(0.0)
+            break
+    _logger.info("%s ends: %s", name, reason)
+    return EXIT_OK
+
+
+def _stdin_closed() -> bool:
+    readable, _, _ = select.select([0], [], [], 0)
+    return bool(readable) and not os.read(0, 4096)
+
+
+def _remove_socket_folder(folder: str) -> None:
+    """The last server of a folder removes it; it is not empty for the others."""
+    if folder:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
