@@ -23,8 +23,8 @@ struct ChunkId {
   auto operator<=>(const ChunkId&) const = default;
 };
 
-// The chunks of dense tensors that one shard holds, each with its optimizer state and a version that
-// grows by one with each change (versions start at 1; 0 means "never seen" in requests).
+// The chunks of dense tensors that one shard holds, each with its optimizer state and a version
+// that grows by one with each change (versions start at 1; 0 means "never seen" in requests).
 // Single-threaded: every call comes from the shard's thread.
 class WeightStore {
  public:
@@ -32,9 +32,11 @@ class WeightStore {
   explicit WeightStore(const optimizers::Optimizer* optimizer) : optimizer_(optimizer) {}
 
   bool Has(ChunkId id) const;
-  // Sets or replaces the values; optimizer state starts fresh, the version goes up.
+  // Sets or replaces the values (which lie outside the store); optimizer state starts fresh, the
+  // version goes up.
   void Assign(ChunkId id, std::span<const float> values);
-  // Values [first, first+floats) of the tensor's initial sequence (see FillInitial), then as Assign.
+  // Values [first, first+floats) of the tensor's initial sequence (see FillInitial), then as
+  // Assign.
   void AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,
                      std::uint64_t stream, std::size_t floats);
   // NotFound when the chunk is not here, InvalidArgument when the size differs.
@@ -60,6 +62,12 @@ class WeightStore {
     std::size_t floats = 0;
     std::vector<float> values_and_state;
   };
+  // The chunk with room for `floats` values and their state, both still to be written; the version
+  // has gone up.
+  Chunk& Renew(ChunkId id, std::size_t floats);
+  std::span<float> ValuesOf(Chunk& chunk) const;
+  std::span<float> StateOf(Chunk& chunk) const;
+
   const optimizers::Optimizer* optimizer_;
   std::map<ChunkId, Chunk> chunks_;
 };
