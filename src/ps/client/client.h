@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -31,6 +32,15 @@ struct ClientOptions {
   net::Transport transport = net::Transport::kAuto;
   wire::Compression compression = wire::Compression::kLz4;  // TCP only, where it pays
   std::size_t channels_max = 16;        // calls under way at once; further ones wait
+  // Asked a few times a second by the thread that waits; true ends its call with kClosed. May be empty.
+  std::function<bool()> is_interrupted;
+};
+
+// A dense tensor as it was pulled; immutable, shared by all who got it unchanged.
+struct TensorValue {
+  std::size_t floats = 0;
+  std::unique_ptr<float[]> values;
+  std::vector<std::uint64_t> versions;  // by chunk
 };
 
 struct RowsPull {
@@ -41,7 +51,10 @@ struct RowsPull {
 };
 struct TensorPull {
   TensorId tensor = 0;
-  float* out = nullptr;  // all its floats
+  float* out = nullptr;  // all its floats; may be null
+  // Set on success unless null: the value without a copy. Chunks that have not changed since this
+  // client pulled them last are not sent again; when none has, it is the same object as then.
+  std::shared_ptr<const TensorValue>* value = nullptr;
 };
 struct RowsPush {
   TableId table = 0;

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ps/base/clock.h"
+#include "ps/base/status.h"
+#include "ps/client/client.h"
+#include "ps/client/fan_out.h"
+
+namespace ps::client {
+
+// Whom a link leads to: a server, or the coordinator.
+struct Peer {
+  ServerAddress address;
+  bool is_coordinator = false;
+
+  std::string Name() const;  // "server 2 (host:port)"
+  // The message with the peer's name in front, unless it stands there already.
+  std::string Named(const std::string& message) const;
+};
+
+// One request, the link it goes over and the peer at its end.
+struct Task {
+  Peer peer;
+  Link* link = nullptr;
+  ServerRequest* request = nullptr;
+};
+
+struct CallOptions {
+  SteadyTime deadline;
+  const ClientOptions* client = nullptr;
+};
+
+// How long a peer may refuse connections before a call gives up on it: a process that is not there
+// does not come back as the one that was meant.
+inline constexpr std::chrono::milliseconds kRefusedGiveUp{5'000};
+
+// Brings every task to its end: connects where there is no connection, fans out, and repeats what a
+// broken connection left undone, with growing, jittered pauses, until the deadline. Never retried: a
+// refusal, a secret that does not fit, a peer with another incarnation, kRefusedGiveUp of refused
+// connections. The status names every peer that failed. `stats` gets what this call added.
+Status RunTasks(std::span<Task> tasks, const CallOptions& options, ClientStats* stats);
+
+// A connection over `link` if it has none. Errors as of net::ClientConnection::Connect; an
+// incarnation that is not the expected one is kConnection.
+Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link, bool* is_final);
+
+}  // namespace ps::client

@@ -1,0 +1,534 @@
+#include "ps/client/client.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "ps/base/limits.h"
+#include "ps/client/call.h"
+#include "ps/client/channel_pool.h"
+#include "ps/client/request.h"
+#include "ps/client/tensor_cache.h"
+#include "ps/client/tensor_pull.h"
+#include "ps/wire/handshake.h"
+
+namespace ps::client {
+namespace {
+
+using Definition = sharding::ClusterDefinition;
+using DefinitionPtr = std::shared_ptr<const Definition>;
+
+// Ending the client's own stream on Close is a courtesy to the servers' memory.
+constexpr std::chrono::seconds kGoodbyeMax{2};
+
+SteadyTime Now() { return std::chrono::steady_clock::now(); }
+
+SteadyTime DeadlineAfter(double seconds) {
+  constexpr double kSecondsMax = 1e9;
+  return Now() + std::chrono::duration_cast<Duration>(
+                     std::chrono::duration<double>(std::min(seconds, kSecondsMax)));
+}
+
+Result<std::uint64_t> RandomStream() {
+  PS_ASSIGN_OR_RETURN(wire::Nonce nonce, wire::RandomNonce());
+  std::uint64_t stream = 0;
+  std::memcpy(&stream, nonce.data(), sizeof(stream));
+  return stream == 0 ? 1 : stream;  // 0 means "no stream"
+}
+
+Status CheckOptions(const ClientOptions& options) {
+  if (options.servers.empty()) return InvalidArgument("a client needs the address of a server");
+  for (std::size_t i = 0; i < options.servers.size(); ++i) {
+    if (options.servers[i].server_id != i) {
+      return InvalidArgument("servers must be given by id, 0 to n - 1; at place " +
+                             std::to_string(i) + " stands server " +
+                             std::to_string(options.servers[i].server_id));
+    }
+  }
+  if (!(options.timeout_seconds > 0)) {
+    return Status(StatusCode::kConfiguration, "timeout_seconds must be more than 0");
+  }
+  return Status::Ok();
+}
+
+// Adding up finite gradients of a repeated key may leave the range of float32.
+Status CheckSums(const KeyBatch& batch, const RowsPush& push, std::uint32_t dim,
+                 const std::string& table) {
+  std::vector<float> sum(dim);
+  auto repeats = batch.repeats();
+  for (std::size_t i = 0; i < repeats.size();) {
+    std::uint32_t rank = repeats[i].rank;
+    std::memcpy(sum.data(), push.grads + batch.source(rank) * dim, dim * sizeof(float));
+    for (; i < repeats.size() && repeats[i].rank == rank; ++i) {
+      const float* row = push.grads + std::size_t{repeats[i].input} * dim;
+      for (std::uint32_t k = 0; k < dim; ++k) sum[k] += row[k];
+    }
+    float probe = 0;
+    for (float value : sum) probe += value - value;  // NaN unless all are finite
+    if (probe != 0) {
+      return InvalidArgument("table '" + table + "': the gradients of key " +
+                             std::to_string(batch.keys()[rank]) +
+                             ", which occurs more than once, add up to an infinite value");
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+struct Client::Impl {
+  // What belongs to one process; a forked child makes its own.
+  struct Process {
+    explicit Process(const ClientOptions& options)
+        : pid(::getpid()), pool(options.servers.size(), options.channels_max) {}
+    const pid_t pid;
+    std::atomic<pid_t> succeeded_by{0};
+    ChannelPool pool;
+    TensorCache tensors;
+    std::mutex mutex;
+    DefinitionPtr definition;
+    std::uint64_t stream = 0;
+    std::atomic<std::uint64_t> next_sequence{0};
+  };
+
+  // One call: its channel, its deadline, the tasks made of its requests.
+  struct Call {
+    Process* process;
+    ChannelPool::Lease channel;
+    SteadyTime deadline;
+  };
+
+  ClientOptions options;
+  std::atomic<Process*> process{nullptr};
+  std::atomic<std::uint64_t> bytes_sent{0};
+  std::atomic<std::uint64_t> bytes_received{0};
+  std::atomic<std::uint64_t> retries{0};
+  std::atomic<bool> is_closed{false};
+
+  ~Impl() { delete process.load(); }
+
+  Process* Current();
+  Result<Call> Begin();
+  DefinitionPtr definition() {
+    Process* current = Current();
+    std::lock_guard lock(current->mutex);
+    return current->definition;
+  }
+  Status LearnDefinition(Call& call);
+  Result<DefinitionPtr> DefinitionWith(Call& call, std::size_t tables, std::size_t tensors);
+
+  Task TaskFor(Call& call, ServerRequest* request);
+  Status Run(Call& call, std::vector<Task> tasks);
+  Status RunRequests(Call& call, std::vector<ServerRequest>& requests);
+  Result<std::string> ControlOne(Call& call, Task task);
+  FrameLimits frame_limits() const;
+  KeyBatch* Batch(Channel& channel, std::size_t i);
+  std::vector<ServerRequest> MakeRequests(const Definition& definition, wire::MessageType type);
+  void AddRows(const Definition& definition, const KeyBatch& batch, const Section& section,
+               std::vector<RequestBuilder>& builders);
+  void AddTensorPush(const Definition& definition, const TensorPush& push, float rate_scale,
+                     std::vector<RequestBuilder>& builders);
+  Status CheckPush(const Definition& definition, std::span<const RowsPush> rows,
+                   std::span<const TensorPush> tensors, const PushOptions& push);
+  std::pair<std::uint64_t, std::uint64_t> Number(Call& call, const PushOptions& push);
+  void EndOwnStream(std::span<const std::unique_ptr<Channel>> channels);
+};
+
+// The state of this process. The first call in a forked child makes it, with connections and a
+// stream of its own; locks that another thread of the parent held are left behind with the rest.
+Client::Impl::Process* Client::Impl::Current() {
+  Process* current = process.load(std::memory_order_acquire);
+  const pid_t pid = ::getpid();
+  if (current->pid == pid) return current;
+  if (current->succeeded_by.exchange(pid) == pid) {
+    while (process.load(std::memory_order_acquire) == current) std::this_thread::yield();
+    return process.load(std::memory_order_acquire);
+  }
+  current->pool.AbandonAfterFork();
+  auto* fresh = new Process(options);
+  if (current->mutex.try_lock()) fresh->definition = current->definition;
+  if (auto stream = RandomStream(); stream.ok()) fresh->stream = *stream;
+  process.store(fresh, std::memory_order_release);
+  return fresh;
+}
+
+Result<Client::Impl::Call> Client::Impl::Begin() {
+  if (is_closed) return Status(StatusCode::kClosed, "the client is closed");
+  SteadyTime deadline = DeadlineAfter(options.timeout_seconds);
+  Process* current = Current();
+  if (current->stream == 0) return Internal("the system gives no random bytes");
+  PS_ASSIGN_OR_RETURN(ChannelPool::Lease channel, current->pool.Acquire(deadline));
+  return Call{current, std::move(channel), deadline};
+}
+
+Task Client::Impl::TaskFor(Call& call, ServerRequest* request) {
+  return {{options.servers[request->server], false},
+          &call.channel->servers[request->server],
+          request};
+}
+
+Status Client::Impl::Run(Call& call, std::vector<Task> tasks) {
+  ClientStats added;
+  Status status = RunTasks(tasks, {call.deadline, &options}, &added);
+  bytes_sent += added.bytes_sent;
+  bytes_received += added.bytes_received;
+  retries += added.retries;
+  return status;
+}
+
+Status Client::Impl::RunRequests(Call& call, std::vector<ServerRequest>& requests) {
+  std::vector<Task> tasks;
+  for (ServerRequest& request : requests) {
+    if (!request.sections.empty()) tasks.push_back(TaskFor(call, &request));
+  }
+  return tasks.empty() ? Status::Ok() : Run(call, std::move(tasks));
+}
+
+Result<std::string> Client::Impl::ControlOne(Call& call, Task task) {
+  PS_RETURN_IF_ERROR(Run(call, {task}));
+  return std::move(task.request->control_reply);
+}
+
+FrameLimits Client::Impl::frame_limits() const {
+  return {std::max<std::size_t>(options.batch_size, 1),
+          std::min(options.message_bytes_max, limits::kFramePayloadBytesMax)};
+}
+
+KeyBatch* Client::Impl::Batch(Channel& channel, std::size_t i) {
+  while (channel.batches.size() <= i) channel.batches.push_back(std::make_unique<KeyBatch>());
+  return channel.batches[i].get();
+}
+
+std::vector<ServerRequest> Client::Impl::MakeRequests(const Definition& definition,
+                                                      wire::MessageType type) {
+  std::vector<ServerRequest> requests(definition.map.server_count);
+  for (ServerId server = 0; server < requests.size(); ++server) {
+    requests[server].server = server;
+    requests[server].type = type;
+  }
+  return requests;
+}
+
+namespace {
+
+std::vector<RequestBuilder> BuildersFor(std::vector<ServerRequest>& requests, FrameLimits limits) {
+  std::vector<RequestBuilder> builders;
+  builders.reserve(requests.size());
+  for (ServerRequest& request : requests) builders.emplace_back(&request, limits);
+  return builders;
+}
+
+void FinishAll(std::vector<RequestBuilder>& builders) {
+  for (RequestBuilder& builder : builders) builder.Finish();
+}
+
+Result<DefinitionPtr> ParseDescription(const std::string& reply, std::size_t server_count) {
+  auto json = nlohmann::json::parse(reply, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("definition")) {
+    return DataCorruption("a server's description of the cluster is no such thing");
+  }
+  PS_ASSIGN_OR_RETURN(Definition definition, Definition::FromJson(json["definition"].dump()));
+  if (definition.map.server_count != server_count) {
+    return InvalidArgument("the cluster has " + std::to_string(definition.map.server_count) +
+                           " servers, but " + std::to_string(server_count) +
+                           " addresses were given");
+  }
+  return std::make_shared<const Definition>(std::move(definition));
+}
+
+}  // namespace
+
+// Asks the servers in turn, each with its share of the time left, until one answers.
+Status Client::Impl::LearnDefinition(Call& call) {
+  Status failures = Status::Ok();
+  for (std::size_t i = 0; i < options.servers.size(); ++i) {
+    ServerRequest request;
+    request.server = static_cast<ServerId>(i);
+    request.type = wire::MessageType::kControl;
+    request.control = R"({"op":"describe"})";
+    SteadyTime end = call.deadline;
+    call.deadline = Now() + (end - Now()) / static_cast<long>(options.servers.size() - i);
+    auto reply = ControlOne(call, TaskFor(call, &request));
+    call.deadline = end;
+    if (reply.ok()) {
+      PS_ASSIGN_OR_RETURN(DefinitionPtr learnt, ParseDescription(*reply, options.servers.size()));
+      std::lock_guard lock(call.process->mutex);
+      DefinitionPtr& known = call.process->definition;
+      if (known == nullptr || learnt->version >= known->version) known = std::move(learnt);
+      return Status::Ok();
+    }
+    if (failures.ok()) {
+      failures = reply.status();
+    } else {
+      failures = Status(failures.code(), failures.message() + "; " + reply.status().message());
+    }
+    if (reply.status().code() == StatusCode::kClosed) break;  // interrupted
+  }
+  return failures;
+}
+
+// A definition that has that many tables and tensors, asking a server when the known one has not.
+Result<DefinitionPtr> Client::Impl::DefinitionWith(Call& call, std::size_t tables,
+                                                   std::size_t tensors) {
+  DefinitionPtr known = definition();
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    if (known != nullptr && known->tables.size() >= tables && known->tensors.size() >= tensors) {
+      return known;
+    }
+    if (attempt == 0) PS_RETURN_IF_ERROR(LearnDefinition(call));
+    known = definition();
+  }
+  return NotFound("table or dense weight number " + std::to_string(std::max(tables, tensors) - 1) +
+                  " does not exist");
+}
+
+void Client::Impl::AddRows(const Definition& definition, const KeyBatch& batch,
+                           const Section& section, std::vector<RequestBuilder>& builders) {
+  for (ServerId server = 0; server < definition.map.server_count; ++server) {
+    builders[server].AddRows(section, batch.begin(server), batch.begin(server + 1));
+  }
+}
+
+namespace {
+
+template <typename Rows, typename Tensors>
+std::pair<std::size_t, std::size_t> IdsNeeded(std::span<const Rows> rows,
+                                              std::span<const Tensors> tensors) {
+  std::size_t tables = 0, weights = 0;
+  for (const Rows& row : rows) tables = std::max<std::size_t>(tables, row.table + 1);
+  for (const Tensors& tensor : tensors) weights = std::max<std::size_t>(weights, tensor.tensor + 1);
+  return {tables, weights};
+}
+
+Status CheckKeyCount(const sharding::TableDefinition& table, std::size_t count) {
+  if (count <= KeyTable::kKeysMax) return Status::Ok();
+  return InvalidArgument("table '" + table.name + "': " + std::to_string(count) +
+                         " keys in one call, at most " + std::to_string(KeyTable::kKeysMax) +
+                         "; make several calls");
+}
+
+}  // namespace
+
+Status Client::Pull(std::span<const RowsPull> rows, std::span<const TensorPull> tensors) {
+  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  auto [tables_needed, tensors_needed] = IdsNeeded(rows, tensors);
+  PS_ASSIGN_OR_RETURN(DefinitionPtr definition,
+                      impl_->DefinitionWith(call, tables_needed, tensors_needed));
+  auto requests = impl_->MakeRequests(*definition, wire::MessageType::kPull);
+  auto builders = BuildersFor(requests, impl_->frame_limits());
+
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto& table = definition->tables[rows[i].table];
+    PS_RETURN_IF_ERROR(CheckKeyCount(table, rows[i].keys.size()));
+    KeyBatch* batch = impl_->Batch(*call.channel, i);
+    batch->Build(definition->map, table.salt(), rows[i].keys, &call.channel->key_table);
+    Section section;
+    section.head.id = table.id;
+    section.head.dim = table.dim;
+    section.head.flags = rows[i].create ? wire::kCreateMissing : 0;
+    section.batch = batch;
+    section.out = rows[i].out;
+    impl_->AddRows(*definition, *batch, section, builders);
+  }
+  std::vector<PendingTensor> pending;
+  pending.reserve(tensors.size());
+  for (const TensorPull& pull : tensors) {
+    const auto& tensor = definition->tensors[pull.tensor];
+    pending.emplace_back(tensor, pull, call.process->tensors);
+    for (std::uint32_t chunk = 0; chunk < tensor.chunks(); ++chunk) {
+      ServerId server = sharding::ServerOfChunk(definition->map, tensor.salt(), chunk);
+      builders[server].AddChunk(pending.back().ChunkSection(chunk));
+    }
+  }
+  FinishAll(builders);
+  PS_RETURN_IF_ERROR(impl_->RunRequests(call, requests));
+
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    call.channel->batches[i]->CopyRepeats(rows[i].out, definition->tables[rows[i].table].dim);
+  }
+  for (PendingTensor& tensor : pending) {
+    PS_RETURN_IF_ERROR(tensor.Finish(&call.process->tensors));
+  }
+  return Status::Ok();
+}
+
+Status Client::Impl::CheckPush(const Definition& definition, std::span<const RowsPush> rows,
+                               std::span<const TensorPush> tensors, const PushOptions& push) {
+  if (!std::isfinite(push.rate_scale) || push.rate_scale < 0) {
+    return InvalidArgument("rate_scale = " + std::to_string(push.rate_scale) +
+                           ": allowed is a finite number >= 0");
+  }
+  for (const RowsPush& row : rows) {
+    PS_RETURN_IF_ERROR(CheckKeyCount(definition.tables[row.table], row.keys.size()));
+  }
+  for (const TensorPush& tensor : tensors) {
+    const auto& defined = definition.tensors[tensor.tensor];
+    if (tensor.values.size() == defined.floats()) continue;
+    return InvalidArgument("dense weight '" + defined.name + "' has " +
+                           std::to_string(defined.floats()) + " values, but " +
+                           std::to_string(tensor.values.size()) + " were given");
+  }
+  return Status::Ok();
+}
+
+void Client::Impl::AddTensorPush(const Definition& definition, const TensorPush& push,
+                                 float rate_scale, std::vector<RequestBuilder>& builders) {
+  const auto& tensor = definition.tensors[push.tensor];
+  Section section;
+  section.head.kind = push.assign ? wire::SectionKind::kChunkAssign : wire::SectionKind::kChunk;
+  section.head.id = tensor.id;
+  section.head.rate_scale = rate_scale;
+  if (push.assign && push.only_if_absent) section.head.flags = wire::kOnlyIfAbsent;
+  for (std::uint32_t chunk = 0; chunk < tensor.chunks(); ++chunk) {
+    section.head.chunk = chunk;
+    section.head.count = static_cast<std::uint32_t>(tensor.chunk_floats(chunk));
+    section.values = push.values.data() + chunk * limits::kTensorChunkFloats;
+    builders[sharding::ServerOfChunk(definition.map, tensor.salt(), chunk)].AddChunk(section);
+  }
+}
+
+std::pair<std::uint64_t, std::uint64_t> Client::Impl::Number(Call& call, const PushOptions& push) {
+  if (push.stream != 0) return {push.stream, push.sequence};
+  return {call.process->stream, call.process->next_sequence.fetch_add(1)};
+}
+
+Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> tensors,
+                    const PushOptions& options) {
+  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  auto [tables_needed, tensors_needed] = IdsNeeded(rows, tensors);
+  PS_ASSIGN_OR_RETURN(DefinitionPtr definition,
+                      impl_->DefinitionWith(call, tables_needed, tensors_needed));
+  PS_RETURN_IF_ERROR(impl_->CheckPush(*definition, rows, tensors, options));
+  auto requests = impl_->MakeRequests(*definition, wire::MessageType::kPush);
+  auto builders = BuildersFor(requests, impl_->frame_limits());
+
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto& table = definition->tables[rows[i].table];
+    KeyBatch* batch = impl_->Batch(*call.channel, i);
+    batch->Build(definition->map, table.salt(), rows[i].keys, &call.channel->key_table);
+    PS_RETURN_IF_ERROR(CheckSums(*batch, rows[i], table.dim, table.name));
+    Section section;
+    section.head.id = table.id;
+    section.head.dim = table.dim;
+    section.head.rate_scale = options.rate_scale;
+    section.batch = batch;
+    section.values = rows[i].grads;
+    impl_->AddRows(*definition, *batch, section, builders);
+  }
+  for (const TensorPush& tensor : tensors) {
+    impl_->AddTensorPush(*definition, tensor, options.rate_scale, builders);
+  }
+  FinishAll(builders);
+  auto [stream, sequence] = impl_->Number(call, options);
+  for (ServerRequest& request : requests) {
+    request.stream = stream;
+    request.sequence = sequence;
+  }
+  return impl_->RunRequests(call, requests);
+}
+
+Result<std::vector<std::string>> Client::ControlAll(const std::string& json, bool once) {
+  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  auto number = once ? impl_->Number(call, {}) : std::pair<std::uint64_t, std::uint64_t>{0, 0};
+  std::vector<ServerRequest> requests(impl_->options.servers.size());
+  std::vector<Task> tasks;
+  for (ServerId server = 0; server < requests.size(); ++server) {
+    ServerRequest& request = requests[server];
+    request.server = server;
+    request.type = wire::MessageType::kControl;
+    std::tie(request.stream, request.sequence) = number;
+    request.control = json;
+    tasks.push_back(impl_->TaskFor(call, &request));
+  }
+  PS_RETURN_IF_ERROR(impl_->Run(call, std::move(tasks)));
+  std::vector<std::string> replies;
+  for (ServerRequest& request : requests) replies.push_back(std::move(request.control_reply));
+  return replies;
+}
+
+Result<std::string> Client::ControlServer(ServerId server, const std::string& json, bool once) {
+  if (server >= impl_->options.servers.size()) {
+    return InvalidArgument("server " + std::to_string(server) + " does not exist; there are " +
+                           std::to_string(impl_->options.servers.size()));
+  }
+  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  ServerRequest request;
+  request.server = server;
+  request.type = wire::MessageType::kControl;
+  if (once) std::tie(request.stream, request.sequence) = impl_->Number(call, {});
+  request.control = json;
+  return impl_->ControlOne(call, impl_->TaskFor(call, &request));
+}
+
+Result<std::string> Client::ControlCoordinator(const std::string& json) {
+  if (impl_->options.coordinator.port == 0) {
+    return Status(StatusCode::kConfiguration, "this client was not told where the coordinator is");
+  }
+  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  ServerRequest request;
+  request.type = wire::MessageType::kControl;
+  request.control = json;
+  Peer coordinator{{wire::kCoordinatorId, impl_->options.coordinator, 0}, true};
+  return impl_->ControlOne(call, {coordinator, &call.channel->coordinator, &request});
+}
+
+Result<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
+  PS_RETURN_IF_ERROR(CheckOptions(options));
+  auto impl = std::make_unique<Impl>();
+  impl->options = std::move(options);
+  impl->process = new Impl::Process(impl->options);
+  PS_ASSIGN_OR_RETURN(impl->Current()->stream, RandomStream());
+  std::unique_ptr<Client> client(new Client(std::move(impl)));
+  PS_RETURN_IF_ERROR(client->Refresh());
+  return client;
+}
+
+Client::Client(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::~Client() { Close(); }
+
+std::shared_ptr<const Definition> Client::definition() const { return impl_->definition(); }
+
+Status Client::Refresh() {
+  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  return impl_->LearnDefinition(call);
+}
+
+ClientStats Client::stats() const {
+  return {impl_->bytes_sent, impl_->bytes_received, impl_->retries};
+}
+
+// Tells the servers that the client is connected to that its stream has ended.
+void Client::Impl::EndOwnStream(std::span<const std::unique_ptr<Channel>> channels) {
+  Process* current = Current();
+  if (current->next_sequence == 0) return;
+  nlohmann::json goodbye{{"op", "end_streams"}, {"streams", {std::to_string(current->stream)}}};
+  std::vector<ServerRequest> requests(options.servers.size());
+  std::vector<Exchange> exchanges;
+  for (ServerId server = 0; server < requests.size(); ++server) {
+    requests[server].type = wire::MessageType::kControl;
+    requests[server].control = goodbye.dump();
+    auto is_connected = [&](const auto& channel) {
+      return channel->servers[server].connection != nullptr;
+    };
+    auto channel = std::find_if(channels.begin(), channels.end(), is_connected);
+    if (channel == channels.end()) continue;
+    exchanges.push_back({&requests[server], &(*channel)->servers[server], Status::Ok()});
+  }
+  FanOutOptions fan_out;
+  fan_out.deadline = Now() + kGoodbyeMax;
+  FanOut(exchanges, fan_out);
+}
+
+void Client::Close() {
+  if (impl_->is_closed.exchange(true)) return;
+  auto channels = impl_->Current()->pool.Close();
+  impl_->EndOwnStream(channels);
+}
+
+}  // namespace ps::client

@@ -1,0 +1,157 @@
+#include "ps/client/fan_out.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <vector>
+
+namespace ps::client {
+namespace {
+
+using std::chrono::milliseconds;
+
+// How often an interrupt is asked for.
+constexpr milliseconds kInterruptInterval{100};
+
+// The two directions of one exchange.
+class Conversation {
+ public:
+  Conversation(Exchange* exchange, const FanOutOptions& options)
+      : exchange_(exchange),
+        connection_(exchange->link->connection.get()),
+        request_id_(connection_->NextRequestId()),
+        writer_(*exchange->request, request_id_, connection_, options.compression,
+                &exchange->link->write_buffers),
+        reader_(exchange->request, request_id_, connection_, options.reply_bytes_max,
+                &exchange->link->read_buffers) {}
+
+  bool is_over() const { return is_over_; }
+  int fd() const { return connection_->fd(); }
+  short events() const { return writer_.is_done() ? POLLIN : (POLLIN | POLLOUT); }
+
+  void Write() {
+    Status status = writer_.WriteSome();
+    if (!status.ok()) {
+      // The server may have said why before it closed.
+      if (Status read = reader_.ReadSome(); read.ok() && reader_.is_done()) return Succeed();
+      return Fail(std::move(status));
+    }
+    EndWhenDone();
+  }
+
+  void Read() {
+    if (reader_.is_done()) {
+      if (!writer_.is_done()) Write();
+      return;
+    }
+    Status status = reader_.ReadSome();
+    if (!status.ok()) return Fail(std::move(status));
+    EndWhenDone();
+  }
+
+  void Fail(Status status) {
+    exchange_->failure = std::move(status);
+    is_over_ = true;
+  }
+
+  std::string Waiting() const {
+    return writer_.is_done() ? "has not answered" : "has not taken the whole request";
+  }
+
+ private:
+  void EndWhenDone() {
+    if (writer_.is_done() && reader_.is_done()) Succeed();
+  }
+  void Succeed() {
+    exchange_->request->is_done = true;
+    // Half a request cannot be followed by another.
+    if (!writer_.is_done()) exchange_->link->connection.reset();
+    is_over_ = true;
+  }
+
+  Exchange* exchange_;
+  net::ClientConnection* connection_;
+  std::uint64_t request_id_;
+  FrameWriter writer_;
+  ReplyReader reader_;
+  bool is_over_ = false;
+};
+
+void FailAll(std::deque<Conversation>* conversations, StatusCode code, const std::string& why) {
+  for (Conversation& conversation : *conversations) {
+    if (conversation.is_over()) continue;
+    conversation.Fail(Status(code, code == StatusCode::kTimeout
+                                       ? conversation.Waiting() + " within " + why
+                                       : why));
+  }
+}
+
+// The polled sockets and whose they are; rebuilt for each wait.
+struct PollSet {
+  std::vector<pollfd> fds;
+  std::vector<Conversation*> owners;
+
+  void Collect(std::deque<Conversation>* conversations) {
+    fds.clear();
+    owners.clear();
+    for (Conversation& conversation : *conversations) {
+      if (conversation.is_over()) continue;
+      fds.push_back({conversation.fd(), conversation.events(), 0});
+      owners.push_back(&conversation);
+    }
+  }
+  void Serve() {
+    for (std::size_t i = 0; i < fds.size(); ++i) {
+      if ((fds[i].revents & POLLOUT) != 0) owners[i]->Write();
+      if (!owners[i]->is_over() && (fds[i].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) != 0) {
+        owners[i]->Read();
+      }
+    }
+  }
+};
+
+}  // namespace
+
+void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
+  std::deque<Conversation> conversations;
+  for (Exchange& exchange : exchanges) conversations.emplace_back(&exchange, options);
+  for (Conversation& conversation : conversations) conversation.Write();
+
+  PollSet polled;
+  SteadyTime started = std::chrono::steady_clock::now();
+  SteadyTime interrupt_due = started + kInterruptInterval;
+  for (polled.Collect(&conversations); !polled.fds.empty(); polled.Collect(&conversations)) {
+    SteadyTime now = std::chrono::steady_clock::now();
+    if (now >= options.deadline) {
+      double seconds = std::chrono::duration<double>(now - started).count();
+      return FailAll(&conversations, StatusCode::kTimeout,
+                     "what was left of the call's deadline (" + std::to_string(seconds) + " s)");
+    }
+    SteadyTime until = options.deadline;
+    if (options.is_interrupted) {
+      if (now >= interrupt_due) {
+        if (options.is_interrupted()) {
+          return FailAll(&conversations, StatusCode::kClosed, "the call was interrupted");
+        }
+        interrupt_due = now + kInterruptInterval;
+      }
+      until = std::min(until, interrupt_due);
+    }
+    auto wait = std::chrono::ceil<milliseconds>(until - now).count();
+    int ready = ::poll(polled.fds.data(), polled.fds.size(),
+                       static_cast<int>(std::min<long>(wait, 60'000)));
+    if (ready < 0) {
+      interrupt_due = now;  // a signal
+      if (errno == EINTR) continue;
+      return FailAll(&conversations, StatusCode::kConnection,
+                     std::string("poll: ") + std::strerror(errno));
+    }
+    polled.Serve();
+  }
+}
+
+}  // namespace ps::client

@@ -1,0 +1,157 @@
+#include "ps/client/frame_writer.h"
+
+#include <algorithm>
+#include <array>
+
+#include "ps/wire/frame.h"
+
+namespace ps::client {
+namespace {
+
+constexpr std::size_t kPartsPerWriteMax = 64;
+constexpr std::array<std::byte, 8> kPadding{};
+
+bool NeedsGather(const Section& section) {
+  if (section.values == nullptr || section.batch == nullptr) return false;
+  std::size_t last = section.first + section.head.count;
+  return !section.batch->is_run(section.first, last - 1) ||
+         !section.batch->RepeatsOf(section.first, last).empty();
+}
+
+std::size_t RowFloats(const Section& section) {
+  return std::size_t{section.head.count} * section.head.dim;
+}
+
+}  // namespace
+
+FrameWriter::FrameWriter(const ServerRequest& request, std::uint64_t request_id,
+                         net::ClientConnection* connection, wire::Compression compression,
+                         WriteBuffers* buffers)
+    : request_(request),
+      request_id_(request_id),
+      connection_(connection),
+      compression_(connection->over_unix() ? wire::Compression::kNone : compression),
+      buffers_(buffers) {}
+
+Status FrameWriter::WriteSome() {
+  while (!is_done()) {
+    if (!is_built_) BuildFrame();
+    auto& parts = buffers_->parts;
+    while (part_ < parts.size()) {
+      auto batch = std::span(parts).subspan(part_, std::min(parts.size() - part_, kPartsPerWriteMax));
+      PS_ASSIGN_OR_RETURN(std::size_t sent, connection_->WriteSome(batch));
+      if (sent == 0) return Status::Ok();
+      while (part_ < parts.size() && sent >= parts[part_].size()) sent -= parts[part_++].size();
+      if (part_ < parts.size()) parts[part_] = parts[part_].subspan(sent);
+    }
+    is_built_ = false;
+    ++frame_;
+  }
+  return Status::Ok();
+}
+
+void FrameWriter::BuildFrame() {
+  std::size_t sections =
+      request_.type == wire::MessageType::kControl ? 0 : request_.frame(frame_).size();
+  buffers_->heads.resize(wire::kFrameHeaderBytes + sections * wire::kSectionHeadBytes);
+  buffers_->parts.clear();
+  buffers_->parts.emplace_back(buffers_->heads.data(), wire::kFrameHeaderBytes);
+  if (request_.type == wire::MessageType::kControl) {
+    Append(request_.control.data(), request_.control.size());
+  } else {
+    buffers_->rows.resize(std::max(buffers_->rows.size(), FloatsToGather()));
+    std::size_t rows_at = 0;
+    std::byte* head = buffers_->heads.data() + wire::kFrameHeaderBytes;
+    for (const Section& section : request_.frame(frame_)) {
+      wire::EncodeSectionHead(section.head, head);
+      Append(head, wire::kSectionHeadBytes);
+      head += wire::kSectionHeadBytes;
+      AppendSection(section, rows_at);
+      if (NeedsGather(section)) rows_at += RowFloats(section);
+    }
+  }
+  SealFrame();
+  is_built_ = true;
+  part_ = 0;
+}
+
+std::size_t FrameWriter::FloatsToGather() const {
+  std::size_t floats = 0;
+  for (const Section& section : request_.frame(frame_)) {
+    if (NeedsGather(section)) floats += RowFloats(section);
+  }
+  return floats;
+}
+
+void FrameWriter::AppendSection(const Section& section, std::size_t rows_at) {
+  const wire::SectionHead& head = section.head;
+  std::size_t floats = 0;
+  if (section.batch != nullptr) {
+    Append(section.batch->keys().data() + section.first, head.count * sizeof(Key));
+    if (section.values == nullptr) return;
+    floats = RowFloats(section);
+    if (NeedsGather(section)) {
+      float* rows = buffers_->rows.data() + rows_at;
+      section.batch->GatherSums(section.values, head.dim, section.first,
+                                section.first + head.count, rows);
+      Append(rows, floats * sizeof(float));
+    } else {
+      Append(section.values + section.batch->source(section.first) * head.dim,
+             floats * sizeof(float));
+    }
+  } else if (section.values != nullptr) {
+    floats = head.count;
+    Append(section.values, floats * sizeof(float));
+  }
+  if (floats % 2 != 0) Append(kPadding.data(), sizeof(float));
+}
+
+// Neighbours in memory become one part.
+void FrameWriter::Append(const void* data, std::size_t bytes) {
+  if (bytes == 0) return;
+  const auto* begin = static_cast<const std::byte*>(data);
+  auto& last = buffers_->parts.back();
+  if (last.data() + last.size() == begin && begin != kPadding.data()) {
+    last = {last.data(), last.size() + bytes};
+  } else {
+    buffers_->parts.emplace_back(begin, bytes);
+  }
+}
+
+void FrameWriter::SealFrame() {
+  wire::FrameHeader header;
+  header.type = request_.type;
+  header.request_id = request_id_;
+  header.stream = request_.stream;
+  header.sequence = request_.sequence;
+  if (frame_ + 1 < request_.frame_count()) header.flags |= wire::kMore;
+
+  // The first part starts with the header, which is no payload.
+  auto& parts = buffers_->parts;
+  auto first = parts.front();
+  parts.front() = first.subspan(wire::kFrameHeaderBytes);
+  std::size_t raw_bytes = 0;
+  for (const auto& part : parts) raw_bytes += part.size();
+  header.raw_bytes = static_cast<std::uint32_t>(raw_bytes);
+
+  if (compression_ != wire::Compression::kNone && raw_bytes >= wire::kCompressBytesMin &&
+      wire::TryCompress(compression_, parts, &buffers_->compressed)) {
+    header.flags |= wire::CompressionFlag(compression_);
+    parts = {{}, buffers_->compressed};
+    first = first.subspan(0, wire::kFrameHeaderBytes);
+  }
+  header.payload_bytes = 0;
+  for (const auto& part : parts) header.payload_bytes += part.size();
+  if (!connection_->over_unix()) {
+    wire::RunningChecksum checksum;
+    for (const auto& part : parts) checksum.Add(part);
+    header.payload_checksum = checksum.value();
+    header.flags |= wire::kChecksummed;
+  }
+  parts.front() = first;
+  wire::EncodeHeader(
+      header, std::span<std::byte, wire::kFrameHeaderBytes>(buffers_->heads.data(),
+                                                            wire::kFrameHeaderBytes));
+}
+
+}  // namespace ps::client
