@@ -1,0 +1,515 @@
+"""The driver's side: servers' life, dense weights, tables, decay, statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import numbers
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pyspark_ps import _core
+from pyspark_ps.client.worker_client import PSWorkerClient
+from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
+from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError, PSError
+from pyspark_ps.placement.cluster import Cluster
+from pyspark_ps.placement.plan import (
+    check_encryption,
+    compression_name,
+    frame_bytes_max,
+    make_cluster,
+    resolve_placement,
+)
+from pyspark_ps.utils.config import PSConfig, TableConfig
+from pyspark_ps.utils.logging import get_logger
+from pyspark_ps.utils.sharding import PARTITION_COUNT
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+_logger = get_logger(__name__)
+
+INIT_STRATEGIES = ("zeros", "ones", "random", "normal", "xavier", "he")
+# A start takes as long as Python needs to start, however short the deadline of calls is.
+START_SECONDS_MIN = 30.0
+# What a driver that ends without a shutdown gives its servers.
+EXIT_GRACE_SECONDS = 1.0
+
+
+class PSMainClient:
+    """A cluster of parameter servers as its driver handles it.
+
+        with PSMainClient(spark_context, config) as main:      # starts the servers
+            worker = PSWorkerClient(main.get_server_info(), config)
+            ...                                                # the end of the block stops them
+
+    Servers are processes of their own: children of the driver, or of tasks on Spark's executors
+    (`PSConfig.placement`). They end with the driver's process, however that ends.
+
+    Thread-safe.
+
+    Args:
+        spark_context: SparkContext, SparkSession or None (then servers run beside the driver).
+        config: of the cluster; a copy is kept.
+
+    Raises:
+        ConfigurationError: a field of `config` is not valid.
+    """
+
+    def __init__(self, spark_context: SparkContext | SparkSession | None, config: PSConfig) -> None:
+        if not isinstance(config, PSConfig):
+            raise ConfigurationError(f"PSMainClient takes a PSConfig, not {config!r}")
+        config.validate()
+        self.config = PSConfig.from_dict(config.to_dict())
+        self._context = _context_of(spark_context)
+        self._placement = resolve_placement(self._context, self.config)
+        check_encryption(self._context, self.config)
+        self._lock = threading.RLock()
+        self._running: _Running | None = None
+        self._infos: list[ServerInfo] = []
+        self._end_at_exit: weakref.finalize[Any, Any] | None = None
+
+    def __enter__(self) -> PSMainClient:
+        self.start_servers()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.shutdown_servers()
+
+    # --- servers
+
+    def start_servers(self) -> list[ServerInfo]:
+        """Starts all servers and waits until they serve; does nothing when they were started.
+
+        After a shutdown a new, empty cluster starts.
+
+        Returns:
+            The servers, by id; what `PSWorkerClient` takes, also on executors.
+
+        Raises:
+            PSError: a server ended while it started (its last words are in the message).
+            PSTimeoutError: not all servers started; the message says how many and what to do.
+            ConfigurationError: Spark has fewer task slots than servers.
+        """
+        with self._lock:
+            if self._running is None:
+                cluster, secret = make_cluster(self._context, self.config)
+                cluster.start(max(self.config.timeout_seconds, START_SECONDS_MIN))
+                self._end_at_exit = weakref.finalize(self, cluster.end, EXIT_GRACE_SECONDS)
+                try:
+                    self._infos = _server_infos(cluster, secret, self.config)
+                    self._running = _Running(cluster, self._infos, secret, self.config)
+                except BaseException:
+                    self._end_at_exit()
+                    self._infos = []
+                    raise
+            return self.get_server_info()
+
+    def shutdown_servers(self, grace_period_seconds: float = 30) -> None:
+        """Ends all servers; requests under way get the grace period. Rows and weights are gone.
+
+        Does nothing when the servers were not started.
+        """
+        if not _is_number(grace_period_seconds) or grace_period_seconds < 0:
+            raise InvalidArgumentError(
+                f"shutdown_servers: grace_period_seconds = {grace_period_seconds!r}: allowed is a "
+                "number >= 0"
+            )
+        with self._lock:
+            running, self._running = self._running, None
+            if running is None:
+                return
+            if self._end_at_exit is not None:
+                self._end_at_exit.detach()
+            try:
+                running.close()
+            finally:
+                running.cluster.end(float(grace_period_seconds))
+                self._infos = [dataclasses.replace(i, status="stopped") for i in self._infos]
+
+    def get_server_info(self) -> list[ServerInfo]:
+        """A copy of what is known of each server, by id; empty before the first start.
+
+        `status` is "running", "lost" (it ended by itself) or, after a shutdown, "stopped".
+        """
+        with self._lock:
+            if self._running is not None:
+                states = {int(r["server_id"]): r for r in self._running.cluster.servers()}
+                for info in self._infos:
+                    info.status = str(states[info.server_id]["state"])
+            return [dataclasses.replace(i, metadata=dict(i.metadata)) for i in self._infos]
+
+    def worker_client(self) -> PSWorkerClient:
+        """A client of the running servers, in this process. The same one each time; it is closed by
+        `shutdown_servers`."""
+        return self._get().worker
+
+    def executor_slots_needed(self) -> int:
+        """Task slots of Spark that the servers hold while they run."""
+        return self.config.num_servers if self._placement == "executors" else 0
+
+    # --- dense weights and tables
+
+    def init_weights(
+        self,
+        weight_shapes: Mapping[str, Sequence[int]],
+        init_strategy: str = "normal",
+        init_scale: float = 0.01,
+    ) -> None:
+        """Creates dense weights with initial values, which depend on `PSConfig.seed` and the name
+        alone, not on the number of servers.
+
+        A name that exists with the same shape gets new values and a fresh optimizer state; names
+        that are not given stay as they are.
+
+        Args:
+            weight_shapes: name -> shape; `()` is a scalar.
+            init_strategy: "zeros", "ones", "random" = uniform(-scale, scale), "normal" =
+                N(0, scale^2), "xavier" = N(0, 2 / (fan_in + fan_out)), "he" = N(0, 2 / fan_in);
+                fans as Keras counts them.
+            init_scale: of "random" and "normal".
+
+        Raises:
+            InvalidArgumentError: a name, shape, strategy or scale is not valid, or a name exists
+                with another shape; then nothing is changed.
+        """
+        running = self._get()
+        if init_strategy not in INIT_STRATEGIES:
+            raise InvalidArgumentError(
+                f"init_weights: init_strategy = {init_strategy!r}: allowed are "
+                + ", ".join(INIT_STRATEGIES)
+            )
+        if not _is_number(init_scale) or init_scale < 0:
+            raise InvalidArgumentError(
+                f"init_weights: init_scale = {init_scale!r}: allowed is a finite number >= 0"
+            )
+        shapes = {name: _checked_shape(name, shape) for name, shape in weight_shapes.items()}
+        if not shapes:
+            return
+        ids = running.define_tensors(shapes)
+        tensors = [
+            {"id": ids[name], **_initializer(init_strategy, float(init_scale), shape)}
+            for name, shape in shapes.items()
+        ]
+        running.control_all({"op": "init_tensors", "tensors": tensors})
+
+    def set_weights(self, weights: Mapping[str, ArrayLike]) -> None:
+        """Uploads values of dense weights, e.g. of a pretrained model.
+
+        A name that exists with the same shape gets the values and a fresh optimizer state; names
+        that are not given stay as they are.
+
+        Args:
+            weights: name -> finite real values; kept as float32.
+
+        Raises:
+            InvalidArgumentError: a value that is not finite, a wrong dtype, or a name that exists
+                with another shape; then nothing is changed.
+        """
+        worker = self._get().worker
+        worker.define_weights({n: _as_array(n, v) for n, v in weights.items()}, overwrite=True)
+
+    def create_table(self, name: str, table_config: TableConfig) -> None:
+        """Creates a table of embeddings on all servers; the same definition again does nothing.
+
+        Raises:
+            InvalidArgumentError: the table exists with another definition.
+            ConfigurationError: `name` or `table_config` is not valid.
+        """
+        self._get().worker.create_table(name, table_config)
+
+    def get_tables(self) -> dict[str, TableConfig]:
+        """All tables, their definitions complete."""
+        tables: dict[str, TableConfig] = self._get().worker.get_tables()
+        return tables
+
+    def decay_embeddings(
+        self, method: str = "multiply", factor: float = 0.99, min_count: float = 5
+    ) -> dict[str, Any]:
+        """Ages the rows of all tables.
+
+        Args:
+            method: "multiply" (values and counts times `factor`) or "prune" (rows whose count is
+                below `min_count` go, with their optimizer state).
+            factor: in (0, 1].
+            min_count: >= 0.
+
+        Returns:
+            `{"method": method, "results": [one dict per server]}`; of "multiply"
+            `{"server_id", "method", "factor"}`, of "prune"
+            `{"server_id", "method", "min_count", "pruned"}`.
+
+        Raises:
+            InvalidArgumentError: a wrong argument.
+            PSConnectionError: a server that does not answer, named.
+        """
+        running = self._get()
+        if method == "multiply":
+            if not _is_number(factor) or not 0 < factor <= 1:
+                raise InvalidArgumentError(
+                    f"decay_embeddings: factor = {factor!r}: allowed is a number > 0 and <= 1"
+                )
+            arguments: dict[str, Any] = {"factor": float(factor)}
+        elif method == "prune":
+            if not _is_number(min_count) or min_count < 0:
+                raise InvalidArgumentError(
+                    f"decay_embeddings: min_count = {min_count!r}: allowed is a number >= 0"
+                )
+            arguments = {"min_count": min_count}
+        else:
+            raise InvalidArgumentError(
+                f"decay_embeddings: method = {method!r}: allowed are 'multiply' and 'prune'"
+            )
+        replies = running.control_all({"op": "decay", "method": method, **arguments})
+        results = [
+            {"server_id": server, "method": method, **arguments} for server in range(len(replies))
+        ]
+        if method == "prune":
+            for result, reply in zip(results, replies, strict=True):
+                result["pruned"] = int(reply["pruned"])
+        return {"method": method, "results": results}
+
+    def get_cluster_stats(self) -> dict[str, Any]:
+        """What the servers hold and have done.
+
+        Returns:
+            `{"servers": [one dict per server], "total_embeddings": rows, "total_weights": dense
+            tensors, "total_parameters": values of the dense tensors, "total_memory_bytes"}`.
+
+        Raises:
+            PSConnectionError: a server that does not answer, named.
+        """
+        running = self._get()
+        servers = running.control_all({"op": "stats"}, once=False)
+        tensors = running.cluster.definition()["tensors"]
+        return {
+            "servers": servers,
+            "total_embeddings": sum(server["embeddings"] for server in servers),
+            "total_weights": len(tensors),
+            "total_parameters": sum(math.prod(tensor["shape"]) for tensor in tensors),
+            "total_memory_bytes": sum(server["memory_bytes"] for server in servers),
+        }
+
+    # --- what later versions build
+
+    def create_barrier(self, name: str, num_workers: int) -> None:
+        """Not built yet."""
+        self._not_built("barriers")
+
+    def wait_barrier(self, name: str, timeout_seconds: float = 300) -> bool:
+        """Not built yet."""
+        self._not_built("barriers")
+
+    def release_barrier(self, name: str) -> None:
+        """Not built yet."""
+        self._not_built("barriers")
+
+    def save_to_s3(
+        self,
+        path: str,
+        save_model: bool = True,
+        save_embeddings: bool = True,
+        save_optimizer_states: bool = True,
+    ) -> CheckpointInfo:
+        """Not built yet."""
+        self._not_built("checkpoints")
+
+    def load_from_s3(
+        self,
+        path: str,
+        load_model: bool = True,
+        load_embeddings: bool = True,
+        load_optimizer_states: bool = True,
+    ) -> CheckpointInfo:
+        """Not built yet."""
+        self._not_built("checkpoints")
+
+    def list_checkpoints(self, prefix: str) -> list[CheckpointInfo]:
+        """Not built yet."""
+        self._not_built("checkpoints")
+
+    def delete_checkpoint(self, path: str) -> None:
+        """Not built yet."""
+        self._not_built("checkpoints")
+
+    def checkpoint(self, path: str) -> CheckpointInfo:
+        """Not built yet."""
+        self._not_built("checkpoints")
+
+    def restore(self, path: str) -> CheckpointInfo:
+        """Not built yet."""
+        self._not_built("checkpoints")
+
+    def step(self) -> None:
+        """Not built yet."""
+        self._not_built("automatic decay (call decay_embeddings instead)")
+
+    def _not_built(self, what: str) -> NoReturn:
+        self._get()
+        raise PSError(f"not built yet in this version: {what}")
+
+    def _get(self) -> _Running:
+        running = self._running
+        if running is None:
+            state = "were shut down" if self._infos else "have not been started"
+            raise ClosedError(f"the servers {state}: call start_servers() first")
+        return running
+
+
+class _Running:
+    """A started cluster with the driver's own connections to it."""
+
+    def __init__(
+        self, cluster: Cluster, infos: list[ServerInfo], secret: bytes, config: PSConfig
+    ) -> None:
+        self.cluster = cluster
+        self._infos = infos
+        self._config = config
+        self._client = _core.Client(json.dumps(_client_options(infos, config)), secret)
+        self._lock = threading.Lock()
+        self._worker: PSWorkerClient | None = None
+
+    @property
+    def worker(self) -> PSWorkerClient:
+        with self._lock:
+            if self._worker is None:
+                self._worker = PSWorkerClient(self._infos, self._config, client_id="driver")
+            return self._worker
+
+    def control_all(self, request: dict[str, Any], once: bool = True) -> list[dict[str, Any]]:
+        """Replies of all servers, by id; `once`: a repeated request takes effect once."""
+        return [json.loads(r) for r in self._client.control_all(json.dumps(request), once)]
+
+    def define_tensors(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Makes dense tensors that do not exist yet; the id of each."""
+        tensors = [{"name": name, "shape": list(shape)} for name, shape in shapes.items()]
+        request = {"op": "define_tensors", "tensors": tensors}
+        reply = json.loads(self._client.control_coordinator(json.dumps(request)))
+        return {tensor["name"]: tensor["id"] for tensor in reply["definition"]["tensors"]}
+
+    def close(self) -> None:
+        with self._lock:
+            if self._worker is not None:
+                self._worker.close()
+            self._client.close()
+
+
+def _context_of(spark: Any) -> Any:
+    """The SparkContext of what a user gave: one, a SparkSession, or None."""
+    if spark is None or hasattr(spark, "_jsc"):
+        return spark
+    context = getattr(spark, "sparkContext", None)
+    if context is None:
+        raise InvalidArgumentError(
+            f"PSMainClient takes a SparkContext, a SparkSession or None, not {spark!r}"
+        )
+    return context
+
+
+def _server_infos(cluster: Cluster, secret: bytes, config: PSConfig) -> list[ServerInfo]:
+    owners = _core.partition_owners(
+        config.num_servers, config.virtual_nodes_per_server, PARTITION_COUNT
+    )
+    infos = []
+    for record in cluster.servers():
+        partitions = np.flatnonzero(owners == record["server_id"])
+        infos.append(
+            ServerInfo(
+                server_id=int(record["server_id"]),
+                host=str(record["host"]),
+                port=int(record["port"]),
+                status=str(record["state"]),
+                shard_range=(int(partitions[0]), int(partitions[-1])),
+                metadata={
+                    "coordinator": cluster.coordinator.address,
+                    "secret": Secret(secret.hex()),
+                    "incarnation": format(int(record["incarnation"]), "x"),
+                    "unix_socket": str(record["unix_path"]),
+                },
+            )
+        )
+    return infos
+
+
+def _client_options(infos: Sequence[ServerInfo], config: PSConfig) -> dict[str, Any]:
+    return {
+        "servers": [
+            {
+                "server_id": info.server_id,
+                "host": info.host,
+                "port": info.port,
+                "unix_path": info.metadata["unix_socket"],
+                "incarnation": int(info.metadata["incarnation"], 16),
+            }
+            for info in infos
+        ],
+        "coordinator": infos[0].metadata["coordinator"],
+        "timeout_seconds": config.timeout_seconds,
+        "batch_size": config.batch_size,
+        "max_message_size": frame_bytes_max(config),
+        "transport": config.transport,
+        "compression": compression_name(config),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InvalidArgumentError(f"set_weights: {name!r} is no array: {error}") from error
+
+
+def _checked_shape(name: Any, shape: Any) -> tuple[int, ...]:
+    if not isinstance(name, str) or not name:
+        raise InvalidArgumentError(f"init_weights: name {name!r}: allowed is a non-empty string")
+    sizes: list[Any] = list(shape) if isinstance(shape, (Sequence, np.ndarray)) else [None]
+    if not all(_is_number(size) and isinstance(size, numbers.Integral) for size in sizes) or any(
+        size < 0 for size in sizes
+    ):
+        raise InvalidArgumentError(
+            f"init_weights: shape of {name!r} is {shape!r}: allowed is a tuple of integers >= 0"
+        )
+    return tuple(int(size) for size in sizes)
+
+
+def _initializer(strategy: str, scale: float, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A strategy in terms of those that the servers know."""
+    if strategy not in ("xavier", "he"):
+        return {"init": strategy, "scale": scale}
+    fan_in, fan_out = compute_fans(shape)
+    variance = 2 / (fan_in + fan_out) if strategy == "xavier" else 2 / fan_in
+    return {"init": "normal", "scale": math.sqrt(variance)}
+
+
+def compute_fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan_in, fan_out) of a dense weight, as Keras counts them; at least 1 each.
+
+    Rank 0: 1 and 1. Rank 1: its length for both. Rank 2: rows and columns. Convolution kernels: the
+    last two sizes, each times the product of the others.
+    """
+    if len(shape) < 1:
+        return 1, 1
+    if len(shape) == 1:
+        fan_in = fan_out = shape[0]
+    else:
+        receptive_field = math.prod(shape[:-2])
+        fan_in, fan_out = shape[-2] * receptive_field, shape[-1] * receptive_field
+    return max(1, fan_in), max(1, fan_out)

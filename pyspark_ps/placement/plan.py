@@ -1,0 +1,175 @@
+"""From a configuration to a cluster: who runs where, and what each process is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import socket
+from typing import TYPE_CHECKING, Any
+
+from pyspark_ps import _core
+from pyspark_ps.errors import ConfigurationError
+from pyspark_ps.placement import executors
+from pyspark_ps.placement.cluster import Cluster, Placement
+from pyspark_ps.placement.launch import LaunchSpec
+from pyspark_ps.placement.local import LocalPlacement
+from pyspark_ps.utils.config import PSConfig, TableConfig
+from pyspark_ps.utils.sharding import PARTITION_COUNT
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+SECRET_BYTES = 32
+# Largest frame of the wire (limits::kFramePayloadBytesMax).
+FRAME_BYTES_MAX = 256 << 20
+LOOPBACK = "127.0.0.1"
+
+
+def resolve_placement(spark_context: SparkContext | None, config: PSConfig) -> str:
+    """ "local" or "executors".
+
+    Raises:
+        ConfigurationError: executors without a SparkContext.
+    """
+    if config.placement == "auto":
+        on_driver = spark_context is None or executors.is_local(spark_context)
+        return "local" if on_driver else "executors"
+    if config.placement == "executors" and spark_context is None:
+        raise config.problem("placement", "'local' or 'auto' without a SparkContext")
+    return config.placement
+
+
+def check_encryption(spark_context: SparkContext | None, config: PSConfig) -> None:
+    """Refuses to carry in the clear what Spark was told to encrypt, unless the user says so.
+
+    Raises:
+        ConfigurationError: tls="auto" where Spark encrypts its own traffic.
+    """
+    if spark_context is None or config.tls == "off":
+        return
+    conf = spark_context.getConf()
+    for name in ("spark.network.crypto.enabled", "spark.ssl.rpc.enabled", "spark.ssl.enabled"):
+        if str(conf.get(name, "false")).lower() == "true":
+            raise ConfigurationError(
+                f"PSConfig.tls = 'auto' would encrypt, as {name} is true, but encryption of the "
+                "servers' traffic is not built yet; set tls='off' to go on without it"
+            )
+
+
+def make_cluster(spark_context: SparkContext | None, config: PSConfig) -> tuple[Cluster, bytes]:
+    """A cluster whose coordinator listens and whose servers are not started yet, and its secret."""
+    secret = secrets.token_bytes(SECRET_BYTES)
+    placement_name = resolve_placement(spark_context, config)
+    if placement_name == "local":
+        coordinator = _coordinator(config, secret, _local_addresses(config), port_base=0)
+        specs = _launch_specs(config, secret, coordinator.address, _local_addresses(config))
+        placement: Placement = LocalPlacement(specs)
+    else:
+        assert spark_context is not None
+        conf = spark_context.getConf()
+        driver = (
+            str(conf.get("spark.driver.bindAddress", "") or ""),
+            str(conf.get("spark.driver.host", "") or socket.getfqdn()),
+        )
+        # The port is predictable, as the servers' are: drivers behind a firewall open a range.
+        coordinator = _coordinator(config, secret, driver, config.server_port_base)
+        host = config.server_host or ""
+        specs = _launch_specs(config, secret, coordinator.address, (host, host))
+        placement = executors.ExecutorPlacement(
+            spark_context, specs, secrets.token_hex(4), lambda: _lost_servers(coordinator)
+        )
+    return Cluster(coordinator, placement, config.num_servers), secret
+
+
+def table_definition(name: str, table: TableConfig) -> dict[str, Any]:
+    """A complete `TableConfig` as the core reads it."""
+    assert table.optimizer is not None
+    return {
+        "name": name,
+        "dim": table.dim,
+        "optimizer": optimizer_definition(table.optimizer, table.optimizer_params),
+        "init": table.init,
+        "init_scale": table.init_scale,
+    }
+
+
+def optimizer_definition(name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer as the core reads it; booleans are 0 and 1."""
+    return {"name": name, "params": {key: float(value) for key, value in params.items()}}
+
+
+def compression_name(config: PSConfig) -> str:
+    """The compression in use: "none", "lz4" or "zstd"."""
+    return config.compression_algorithm if config.compression else "none"
+
+
+def frame_bytes_max(config: PSConfig) -> int:
+    """Largest frame that is sent or taken."""
+    return min(config.max_message_size, FRAME_BYTES_MAX)
+
+
+def _coordinator(
+    config: PSConfig, secret: bytes, addresses: tuple[str, str], port_base: int
+) -> _core.Coordinator:
+    bind_host, advertised_host = addresses
+    weight_params = config.get_optimizer_config(config.weight_optimizer)
+    options = {
+        "bind_host": bind_host,
+        "advertised_host": advertised_host,
+        "port_base": port_base,
+        "server_count": config.num_servers,
+        "virtual_nodes": config.virtual_nodes_per_server,
+        "partition_count": PARTITION_COUNT,
+        "seed": config.seed,
+        "weight_optimizer": optimizer_definition(config.weight_optimizer, weight_params),
+        "tables": [table_definition(name, table) for name, table in config.all_tables().items()],
+        "timeout_seconds": config.timeout_seconds,
+        "driver_silence_seconds": config.driver_silence_seconds,
+    }
+    return _core.Coordinator(json.dumps(options), secret)
+
+
+def _launch_specs(
+    config: PSConfig, secret: bytes, coordinator: str, addresses: tuple[str, str]
+) -> list[LaunchSpec]:
+    bind_host, advertised_host = addresses
+    level = logging.getLogger("pyspark_ps.server").getEffectiveLevel()
+    return [
+        LaunchSpec(
+            server_id=server_id,
+            options={
+                "server_id": server_id,
+                "bind_host": bind_host,
+                "advertised_host": advertised_host,
+                "port_base": _port_base(config.server_port_base, server_id),
+                "shard_threads": config.num_worker_threads,
+                "rows_max": config.max_embeddings_per_shard,
+                "message_bytes_max": frame_bytes_max(config),
+                "compression": compression_name(config),
+                "coordinator": coordinator,
+                "driver_silence_seconds": config.driver_silence_seconds,
+                "unix_dir": "",
+            },
+            secret=secret,
+            use_unix_socket=config.transport != "tcp",
+            log_level=level,
+        )
+        for server_id in range(config.num_servers)
+    ]
+
+
+def _port_base(base: int, server_id: int) -> int:
+    """Where server `server_id` begins to look for a free port."""
+    return base + server_id if 0 < base <= 65_535 - server_id else base
+
+
+def _local_addresses(config: PSConfig) -> tuple[str, str]:
+    """(bind, announced) address of processes beside the driver."""
+    host = config.server_host or LOOPBACK
+    return host, socket.getfqdn() if host in ("0.0.0.0", "::") else host
+
+
+def _lost_servers(coordinator: _core.Coordinator) -> set[int]:
+    records = json.loads(coordinator.servers())
+    return {int(record["server_id"]) for record in records if record["state"] == "lost"}
