@@ -3,9 +3,7 @@
 A plain function of a batch, its rows and the dense weights; it knows nothing of servers or Spark.
 
 What crosses into TensorFlow is few and large: the rows of all tables of one dim as one matrix, one
-matrix of positions, the dense weights as one vector. The gradient of the rows is the transposed
-gather, a sparse matrix product: on the CPU it costs a third of the `UnsortedSegmentSum` that
-TensorFlow's own gradient of a gather uses (dim 16, 16,384 look-ups: 0.25 against 0.8 ms).
+matrix of positions, the dense weights as one vector.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from distributed_trainer.batch_iterator import KeyBatch
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.errors import TrainingError
+from distributed_trainer.lookups import Lookups
 from distributed_trainer.tf_model_wrapper import (
     TFModelWrapper,
     assemble_inputs,
@@ -100,12 +99,14 @@ class TrainingStep:
         flat = self._take_weights(weights)
         function = self._function("train", flat is not None, batch)
         inputs = self._inputs(batch, rows)
-        loss, loss_sum, predictions, dense_gradient, *row_gradients = function(
-            *inputs, self._graph.seeds(seed), *([] if flat is None else [flat])
-        )
+        inputs.extend(self._graph.seeds(seed))
+        if flat is not None:
+            inputs.append(flat)
+        losses, predictions, dense_gradient, *row_gradients = function(inputs)
+        loss, loss_sum = _view(losses).tolist()
         result = StepResult(
-            loss=float(loss),
-            loss_sum=float(loss_sum),
+            loss=loss,
+            loss_sum=loss_sum,
             weight_gradients=self._split_weights(_view(dense_gradient)),
             row_gradients=self._split_rows(batch, [_view(part) for part in row_gradients]),
             predictions=_view(predictions),
@@ -131,7 +132,7 @@ class TrainingStep:
         if weights:
             self._wrapper.set_weights(weights)
         function = self._function("predict", False, batch)
-        loss_sum, predictions = function(*self._inputs(batch, rows))
+        loss_sum, predictions = function(self._inputs(batch, rows))
         return _view(predictions), 0.0 if batch.targets is None else float(loss_sum)
 
     def _function(self, kind: str, assigns: bool, batch: KeyBatch) -> Callable[..., Any]:
@@ -148,10 +149,7 @@ class TrainingStep:
         inputs.extend(batch.positions[dim] for dim in self._dims)
         for name in sorted(batch.lists):
             inputs.extend(batch.lists[name])
-        inputs.append(batch.dense)
-        targets = batch.targets
-        inputs.append(self._graph.no_targets(batch.num_rows) if targets is None else targets)
-        inputs.append(batch.weights)
+        inputs.extend(self._graph.numbers(batch))
         return inputs
 
     def _pack(
@@ -222,7 +220,11 @@ class _Graph:
     """Builds the TensorFlow functions. Their inputs, in order:
 
     rows (U, dim) per dim · positions (B, F) per dim · (positions, samples, shares) per list
-    feature · dense (B, D) · targets · weights (B,) · [train: seeds, and the weights' vector].
+    feature · numbers (B, dense + targets + 1 for the weight) · [multiclass: classes (B,)] ·
+    [train, with random layers: seeds] · [train: all weights as one vector].
+
+    Each array that crosses costs 40 us and a call of a `tf.function` with arrays 1 ms, so they are
+    few, and the concrete function is called with tensors (0.2 ms).
     """
 
     def __init__(self, wrapper: TFModelWrapper, config: TrainerConfig) -> None:
@@ -245,17 +247,33 @@ class _Graph:
         self._seed_states = _seed_states(self._model)
         self.connected: list[str] = []  # trainable weights that the loss depends on
 
-    def seeds(self, seed: int) -> NDArray[np.uint32]:
-        """(generators, 2) states: of each random layer its own."""
-        states = np.zeros((len(self._seed_states), 2), np.uint32)
-        states[:, 0] = (seed + 0x9E3779B9 * np.arange(len(states), dtype=np.uint64)) & 0xFFFFFFFF
-        return states
+    def seeds(self, seed: int) -> list[NDArray[Any]]:
+        """[(generators, 2) states], of each random layer its own; [] without such layers."""
+        count = len(self._seed_states)
+        if count == 0:
+            return []
+        states = np.zeros((count, 2), np.uint32)
+        states[:, 0] = (seed + 0x9E3779B9 * np.arange(count, dtype=np.uint64)) & 0xFFFFFFFF
+        return [states]
 
-    def no_targets(self, num_rows: int) -> NDArray[Any]:
-        """What stands for the targets of a batch that has none."""
+    def numbers(self, batch: KeyBatch) -> list[NDArray[Any]]:
+        """[dense, targets and weights side by side], and the classes of multiclass."""
+        rows = batch.num_rows
+        weights = batch.weights[:, None]
+        targets = batch.targets
         if self._is_multiclass:
-            return np.zeros(num_rows, np.int32)
-        return np.zeros((num_rows, self._num_targets), np.float32)
+            classes = np.zeros(rows, np.int32) if targets is None else targets
+            return [np.concatenate([batch.dense, weights], axis=1), classes]
+        if targets is None:
+            targets = np.zeros((rows, self._num_targets), np.float32)
+        return [np.concatenate([batch.dense, targets, weights], axis=1)]
+
+    def _split_numbers(self, inputs: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+        """(dense, targets, weights) of what `numbers` made."""
+        matrix = inputs[0]
+        dense = len(self._dense_names)
+        targets = inputs[1] if self._is_multiclass else matrix[:, dense:-1]
+        return matrix[:, :dense], targets, matrix[:, -1]
 
     @property
     def _is_multiclass(self) -> bool:
@@ -270,44 +288,45 @@ class _Graph:
         tf = self._tf
         signature = self._signature(lists)
         if kind == "train":
-            signature.append(tf.TensorSpec((len(self._seed_states), 2), tf.uint32))
+            if self._seed_states:
+                signature.append(tf.TensorSpec((len(self._seed_states), 2), tf.uint32))
             if assigns:
                 signature.append(tf.TensorSpec((sum(_size(v) for v in self._variables),)))
 
         def run(*inputs: Any) -> Any:
             return self._train(lists, inputs) if kind == "train" else self._predict(lists, inputs)
 
-        function: Callable[..., Any] = tf.function(
+        concrete = tf.function(
             run, input_signature=signature, autograph=False, jit_compile=False
-        )
-        function.get_concrete_function()  # type: ignore[attr-defined]  # traced now, and never again
-        return function
+        ).get_concrete_function()
+
+        def call(arrays: list[NDArray[Any]]) -> Any:
+            return concrete(*[tf.constant(array) for array in arrays])
+
+        return call
 
     def _signature(self, lists: list[str]) -> list[Any]:
         tf = self._tf
         signature = [tf.TensorSpec((None, dim)) for dim in self._dims]
         for dim in self._dims:
-            count = sum(self._dim_of[name] == dim and name not in lists for name in self._features)
-            signature.append(tf.TensorSpec((None, count), tf.int32))
+            names = [name for name in self._features if self._dim_of[name] == dim]
+            plain = sum(name not in lists for name in names)
+            signature.append(tf.TensorSpec((None, plain), tf.int32))
         for _ in lists:
             signature.append(tf.TensorSpec((None,), tf.int32))
             signature.append(tf.TensorSpec((None,), tf.int32))
             signature.append(tf.TensorSpec((None,)))
-        signature.append(tf.TensorSpec((None, len(self._dense_names))))
+        targets = 0 if self._is_multiclass else self._num_targets
+        signature.append(tf.TensorSpec((None, len(self._dense_names) + targets + 1)))
         if self._is_multiclass:
             signature.append(tf.TensorSpec((None,), tf.int32))
-        else:
-            signature.append(tf.TensorSpec((None, self._num_targets)))
-        signature.append(tf.TensorSpec((None,)))
         return signature
 
     def _train(self, lists: list[str], inputs: tuple[Any, ...]) -> Any:
         tf = self._tf
-        known = len(self._dims) * 2 + 3 * len(lists) + 3
-        seeds, *flat = inputs[known:]
-        lookups = _Lookups(tf, self._features, self._dim_of, lists, inputs)
-        *_, dense, targets, weights = inputs[:known]
-        self._assign(seeds, flat)
+        lookups = Lookups(tf, self._features, self._dim_of, lists, inputs)
+        dense, targets, weights = self._split_numbers(inputs[lookups.num_inputs :])
+        self._assign(list(inputs[lookups.num_inputs + 1 + self._is_multiclass :]))
         gathered = lookups.gather()
         with tf.GradientTape() as tape:
             tape.watch(gathered)
@@ -324,8 +343,7 @@ class _Graph:
         dense_gradients = self._connected_gradients(found[: len(values)])
         row_gradients = lookups.scatter(found[len(values) :])
         return (
-            loss,
-            loss_sum,
+            tf.stack([loss, loss_sum]),
             outputs,
             self._flat(dense_gradients),
             *[self._clip_rows(gradient) for gradient in row_gradients],
@@ -333,8 +351,8 @@ class _Graph:
 
     def _predict(self, lists: list[str], inputs: tuple[Any, ...]) -> Any:
         tf = self._tf
-        lookups = _Lookups(tf, self._features, self._dim_of, lists, inputs)
-        *_, dense, targets, weights = inputs
+        lookups = Lookups(tf, self._features, self._dim_of, lists, inputs)
+        dense, targets, weights = self._split_numbers(inputs[lookups.num_inputs :])
         pieces = lookups.pieces(lookups.gather())
         outputs = tf.cast(
             self._model(self._model_inputs(pieces, dense), training=False), tf.float32
@@ -351,12 +369,15 @@ class _Graph:
                 apart[name] = piece[:, index * dim : (index + 1) * dim]
         return assemble_inputs(self._model, apart, dense, self._dense_names)
 
-    def _assign(self, seeds: Any, flat: list[Any]) -> None:
+    def _assign(self, given: list[Any]) -> None:
+        """`given`: seeds where the model has random layers, then the weights' vector or nothing."""
         tf = self._tf
-        for index, state in enumerate(self._seed_states):
-            state.assign(tf.cast(seeds[index], state.dtype))
-        if flat:
-            parts = tf.split(flat[0], [_size(variable) for variable in self._variables])
+        if self._seed_states:
+            seeds = given.pop(0)
+            for index, state in enumerate(self._seed_states):
+                state.assign(tf.cast(seeds[index], state.dtype))
+        if given:
+            parts = tf.split(given[0], [_size(variable) for variable in self._variables])
             for variable, part in zip(self._variables, parts, strict=True):
                 variable.assign(tf.reshape(part, variable.shape))
 
@@ -387,141 +408,6 @@ class _Graph:
         if self._config.embedding_clipnorm is None:
             return gradient
         return self._tf.clip_by_norm(gradient, self._config.embedding_clipnorm, axes=[1])
-
-
-class _Lookups:
-    """Rows to the pieces of the model's input, and gradients of the pieces back to the rows.
-
-    A gathered tensor belongs to one dim (its features that are no lists) or to one list feature.
-    """
-
-    def __init__(
-        self,
-        tf: Any,
-        features: list[str],
-        dim_of: dict[str, int],
-        lists: list[str],
-        inputs: tuple[Any, ...],
-    ) -> None:
-        self._tf = tf
-        self._features = features
-        self._dim_of = dim_of
-        self._lists = lists
-        dims = sorted(set(dim_of.values()))
-        self._rows = dict(zip(dims, inputs, strict=False))
-        self._positions = dict(zip(dims, inputs[len(dims) :], strict=False))
-        first = 2 * len(dims)
-        self._list_inputs = {
-            name: inputs[first + 3 * index : first + 3 * index + 3]
-            for index, name in enumerate(lists)
-        }
-        self._num_rows = tf.shape(inputs[first + 3 * len(lists)])[0]
-        self._plain = {
-            dim: [n for n in features if dim_of[n] == dim and n not in lists] for dim in dims
-        }
-
-    def gather(self) -> list[Any]:
-        """Per dim with plain features (B, F x dim), then per list feature (B, dim)."""
-        tf = self._tf
-        gathered = []
-        for dim, names in self._plain.items():
-            if names:
-                flat = tf.gather(self._rows[dim], tf.reshape(self._positions[dim], (-1,)))
-                gathered.append(tf.reshape(flat, (-1, len(names) * dim)))
-        for name in self._lists:
-            rows = self._rows[self._dim_of[name]]
-            pooled = self._sparse_product(rows, self._num_rows, *self._pooling(name))
-            gathered.append(tf.reshape(pooled, (-1, self._dim_of[name])))
-        return gathered
-
-    def pieces(self, gathered: list[Any]) -> list[tuple[list[str], Any]]:
-        """(neighbouring features, their embeddings side by side), in the features' sorted order."""
-        blocks = iter(gathered)
-        block_of = {dim: next(blocks) for dim, names in self._plain.items() if names}
-        list_of = {name: next(blocks) for name in self._lists}
-        pieces: list[tuple[list[str], Any]] = []
-        for run in self._runs():
-            if run[0] in list_of:
-                pieces.append((run, list_of[run[0]]))
-                continue
-            dim = self._dim_of[run[0]]
-            names = self._plain[dim]
-            first = names.index(run[0])
-            block = block_of[dim]
-            if len(run) < len(names):
-                block = block[:, first * dim : (first + len(run)) * dim]
-            pieces.append((run, block))
-        return pieces
-
-    def _runs(self) -> list[list[str]]:
-        """Features in sorted order, neighbours of one gathered tensor together."""
-        runs: list[list[str]] = []
-        for name in self._features:
-            last = runs[-1][-1] if runs else None
-            joins = (
-                last is not None
-                and name not in self._lists
-                and last not in self._lists
-                and self._dim_of[name] == self._dim_of[last]
-            )
-            if joins:
-                runs[-1].append(name)
-            else:
-                runs.append([name])
-        return runs
-
-    def scatter(self, gradients: list[Any]) -> list[Any]:
-        """Gradients of what `gather` returned -> per dim the gradient (U, dim) of its rows."""
-        tf = self._tf
-        blocks = iter(gradients)
-        sums: dict[int, list[Any]] = {dim: [] for dim in self._plain}
-        for dim, names in self._plain.items():
-            if not names:
-                continue
-            gradient = next(blocks)
-            if gradient is not None:
-                positions = tf.reshape(self._positions[dim], (-1,))
-                count = tf.size(positions)
-                sums[dim].append(
-                    self._sparse_product(
-                        tf.reshape(tf.convert_to_tensor(gradient), (-1, dim)),
-                        tf.shape(self._rows[dim])[0],
-                        positions,
-                        tf.range(count),
-                        tf.ones((count,)),
-                    )
-                )
-        for name in self._lists:
-            gradient = next(blocks)
-            dim = self._dim_of[name]
-            if gradient is not None:
-                samples, positions, shares = self._pooling(name)
-                rows = tf.shape(self._rows[dim])[0]
-                sums[dim].append(
-                    self._sparse_product(
-                        tf.convert_to_tensor(gradient), rows, positions, samples, shares
-                    )
-                )
-        return [
-            tf.add_n(parts) if parts else tf.zeros_like(self._rows[dim])
-            for dim, parts in sums.items()
-        ]
-
-    def _pooling(self, name: str) -> tuple[Any, Any, Any]:
-        positions, samples, shares = self._list_inputs[name]
-        return samples, positions, shares
-
-    def _sparse_product(
-        self, matrix: Any, num_rows: Any, out_rows: Any, in_rows: Any, values: Any
-    ) -> Any:
-        """out[out_rows[i]] += values[i] * matrix[in_rows[i]], in this order."""
-        tf = self._tf
-        return tf.raw_ops.SparseTensorDenseMatMul(
-            a_indices=tf.stack([out_rows, in_rows], axis=1),
-            a_values=values,
-            a_shape=tf.cast(tf.stack([num_rows, tf.shape(matrix)[0]]), tf.int64),
-            b=matrix,
-        )
 
 
 def _size(variable: Any) -> int:
