@@ -61,9 +61,8 @@ class Cluster:
             PSTimeoutError: not all servers registered in time.
         """
         try:
-            deadline = time.monotonic() + timeout_seconds
             self._placement.start()
-            self._wait_running(deadline, timeout_seconds)
+            self._wait_running(time.monotonic() + timeout_seconds, timeout_seconds)
         except BaseException:
             self.end(grace_seconds=0.0)
             raise

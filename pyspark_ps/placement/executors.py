@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _logger = get_logger(__name__)
 
 # How long to wait for executors that Spark was told to start.
-EXECUTORS_WAIT_SECONDS = 30.0
+EXECUTORS_WAIT_SECONDS = 60.0
 # Without a number to wait for: executors are complete when none came for so long.
 EXECUTORS_QUIET_SECONDS = 2.0
 TASK_POLL_SECONDS = 0.5
@@ -121,7 +121,9 @@ class ExecutorPlacement:
 
     def _check_slots(self, executors: Sequence[Executor]) -> None:
         slots = sum(executor.slots for executor in executors)
-        if executors and slots < len(self._specs) and not _allocates_dynamically(self._context):
+        may_grow = _allocates_dynamically(self._context)
+        may_grow |= len(executors) < (expected_executors(self._context) or 1)
+        if slots < len(self._specs) and not may_grow:
             raise ConfigurationError(
                 f"{slots} of {len(self._specs)} servers would get a task slot: Spark has "
                 f"{len(executors)} executors with {slots} slots in all, and each server holds one; "
