@@ -1,0 +1,1 @@
+"""Short programs that show the parameter server without the trainer."""
