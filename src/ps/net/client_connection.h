@@ -10,6 +10,7 @@
 #include "ps/base/limits.h"
 #include "ps/base/status.h"
 #include "ps/net/endpoint.h"
+#include "ps/wire/codec.h"
 #include "ps/wire/frame.h"
 #include "ps/wire/handshake.h"
 
@@ -23,6 +24,8 @@ struct ConnectOptions {
   // restarted and has lost its rows.
   wire::Identity expected;
   std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
+  // Of what SendFrame sends over TCP, where a sample shrinks; never on Unix sockets.
+  wire::Compression compression = wire::Compression::kNone;
 };
 
 // One authenticated connection, used by the thread that calls: no thread of its own, no hand-off.
@@ -45,12 +48,14 @@ class ClientConnection {
   std::uint64_t bytes_received() const;
 
   // --- blocking, until the deadline
-  // Sends one frame: header (payload_bytes, raw_bytes, checksum and flags are filled in here) and the
-  // payload gathered from `parts`, which is not copied.
+  // Sends one frame: header (payload_bytes, raw_bytes, checksum and flags but kMore are filled in
+  // here) and the payload gathered from `parts`, which is not copied. InvalidArgument, and nothing
+  // sent, when it is larger than payload_bytes_max.
   Status SendFrame(wire::FrameHeader header, std::span<const std::span<const std::byte>> parts,
                    SteadyTime deadline);
   Result<wire::FrameHeader> ReadHeader(SteadyTime deadline);
-  // Reads exactly out.size() bytes of the payload.
+  // Reads exactly out.size() bytes of the payload, as they were sent (compressed when the header says
+  // so). The call that completes the payload also compares its checksum: DataCorruption.
   Status ReadBytes(std::span<std::byte> out, SteadyTime deadline);
   // Header and payload of the next frame, decompressed and checked. The buffer is aligned to 8.
   struct OwnedFrame {
@@ -62,13 +67,23 @@ class ClientConnection {
   Result<std::string> Control(const std::string& json, SteadyTime deadline);
 
   // --- non-blocking steps for a caller that polls several connections at once
-  // Bytes moved, 0 = would block. Buffers as for writev/readv.
+  // Bytes moved, 0 = would block. Buffers as for writev/readv. The caller makes and checks headers and
+  // payloads itself: CompleteHeader below, wire::DecodeHeader, wire::RunningChecksum.
   Result<std::size_t> WriteSome(std::span<const std::span<const std::byte>> parts);
   Result<std::size_t> ReadSome(std::span<std::byte> out);
+  // Bytes read ahead by ReadHeader that the next read takes first: poll(2) does not see them. Calls of
+  // ReadSome alone never leave any.
+  std::size_t buffered_bytes() const;
+  // Fills in payload_bytes, raw_bytes, checksum and flags but kMore, for a payload sent as it is.
+  void CompleteHeader(wire::FrameHeader* header,
+                      std::span<const std::span<const std::byte>> parts) const;
 
  private:
   struct Impl;
   explicit ClientConnection(std::unique_ptr<Impl> impl);
+  static Result<std::unique_ptr<ClientConnection>> ConnectOver(const ConnectOptions& options,
+                                                               bool over_unix, SteadyTime deadline);
+  Status WithName(const Status& status) const;  // the peer's name put before the message
   std::unique_ptr<Impl> impl_;
 };
 

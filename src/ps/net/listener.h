@@ -22,6 +22,8 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(std::size_t bytes);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
   std::byte* data();
   const std::byte* data() const;
   std::size_t size() const;
@@ -35,7 +37,7 @@ class Buffer {
 
 struct Frame {
   wire::FrameHeader header;
-  Buffer payload;  // decompressed, checksum verified
+  Buffer payload;  // decompressed, checksum verified; the header then says so
 };
 
 // The accepting side of one authenticated connection. It belongs to one io_context (one thread):
@@ -61,6 +63,8 @@ class FrameHandler {
  public:
   virtual ~FrameHandler() = default;
   virtual void OnFrame(const ConnectionPtr& connection, Frame frame) = 0;
+  // Once for each connection that delivered frames or could have, after its last frame; never from
+  // within Send, Close or OnFrame.
   virtual void OnClose(const ConnectionPtr& connection, const Status& why) = 0;
 };
 
@@ -75,13 +79,16 @@ struct ListenerOptions {
   std::size_t connections_max = limits::kConnectionsPerServerMax;
   std::size_t unsent_bytes_max = 512u << 20;  // replies waiting on one connection; beyond: not read on
   int handshake_timeout_ms = limits::kHandshakeTimeoutMs;
+  // Connections that have not proved the secret yet. Beyond it the oldest of them is closed, so that
+  // strangers neither take the places of authenticated ones nor shut the door.
+  std::size_t handshakes_max = 256;
   wire::Compression compression = wire::Compression::kNone;
 };
 
 struct ListenerStats {
   std::uint64_t connections_open = 0;
   std::uint64_t connections_total = 0;
-  std::uint64_t authentication_failures_total = 0;
+  std::uint64_t authentication_failures_total = 0;  // did not get through the handshake
   std::uint64_t bad_frames_total = 0;
   std::uint64_t bytes_received_total = 0;
   std::uint64_t bytes_sent_total = 0;
@@ -92,7 +99,10 @@ struct ListenerStats {
 // else. The contexts must be run by their threads (one each) and outlive the listener.
 class Listener {
  public:
-  virtual ~Listener() = default;  // closes everything, removes the socket file; contexts stopped or idle
+  // Closes everything, removes the socket file; contexts stopped or idle. Waits until the contexts
+  // that run have closed their connections; those of stopped contexts are closed without OnClose. The
+  // handler is not called afterwards.
+  virtual ~Listener() = default;
   static Result<std::unique_ptr<Listener>> Start(ListenerOptions options,
                                                  std::vector<asio::io_context*> contexts,
                                                  FrameHandler* handler);

@@ -18,7 +18,7 @@ class Payload {
  public:
   explicit Payload(std::span<const std::byte> bytes)
       : bytes_(bytes.size()), words_(new std::byte[std::max<std::size_t>(bytes.size(), 1)]) {
-    std::memcpy(words_.get(), bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(words_.get(), bytes.data(), bytes.size());
   }
   std::span<const std::byte> span() const { return {words_.get(), bytes_}; }
 

@@ -1,0 +1,356 @@
+#include "ps/net/server_connection.h"
+
+#include <algorithm>
+#include <asio/post.hpp>
+#include <cstring>
+#include <utility>
+
+#include "ps/wire/messages.h"
+
+namespace ps::net {
+
+using wire::FrameHeader;
+using wire::MessageType;
+
+namespace {
+
+constexpr std::size_t kReadAheadBytes = 16'384;
+constexpr std::size_t kFirstAllocationBytes = 1 << 20;
+// Replies that may wait for the next frames of the same read.
+constexpr std::size_t kGatheredBytesMax = 262'144;
+// Longer payloads are hashed piece by piece, as they come.
+constexpr std::size_t kHashAtOnceBytesMax = 65'536;
+
+Status CheckType(const FrameHeader& header) {
+  switch (header.type) {
+    case MessageType::kPull:
+    case MessageType::kPush:
+      return Status::Ok();
+    case MessageType::kControl:
+      if (header.raw_bytes <= limits::kControlPayloadBytesMax) return Status::Ok();
+      return DataCorruption("control message of " + std::to_string(header.raw_bytes) +
+                            " bytes, at most " + std::to_string(limits::kControlPayloadBytesMax));
+    default:
+      return DataCorruption("a server does not take messages of type " +
+                            std::to_string(static_cast<int>(header.type)));
+  }
+}
+
+bool IsCompressed(const FrameHeader& header) {
+  return (header.flags & (wire::kLz4 | wire::kZstd)) != 0;
+}
+
+bool IsHashedPieceByPiece(const FrameHeader& header) {
+  return (header.flags & wire::kChecksummed) != 0 && header.payload_bytes > kHashAtOnceBytesMax;
+}
+
+}  // namespace
+
+Buffer::Buffer(std::size_t bytes)
+    : words_(new std::uint64_t[(bytes + sizeof(std::uint64_t) - 1) / sizeof(std::uint64_t)]),
+      bytes_(bytes) {}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : words_(std::move(other.words_)), bytes_(std::exchange(other.bytes_, 0)) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  words_ = std::move(other.words_);
+  bytes_ = std::exchange(other.bytes_, 0);
+  return *this;
+}
+
+std::byte* Buffer::data() { return reinterpret_cast<std::byte*>(words_.get()); }
+const std::byte* Buffer::data() const { return reinterpret_cast<const std::byte*>(words_.get()); }
+std::size_t Buffer::size() const { return bytes_; }
+std::span<std::byte> Buffer::span() { return {data(), bytes_}; }
+std::span<const std::byte> Buffer::span() const { return {data(), bytes_}; }
+
+void IncomingPayload::Begin(std::size_t bytes, std::size_t first_bytes) {
+  bytes_ = bytes;
+  arrived_ = 0;
+  buffer_ = bytes == 0 ? Buffer() : Buffer(std::min(bytes, first_bytes));
+}
+
+std::span<std::byte> IncomingPayload::free() {
+  if (arrived_ == buffer_.size() && arrived_ < bytes_) {
+    Buffer larger(std::min(bytes_, 2 * arrived_));
+    std::memcpy(larger.data(), buffer_.data(), arrived_);
+    buffer_ = std::move(larger);
+  }
+  return buffer_.span().subspan(arrived_);
+}
+
+Connection::Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context,
+                       int context_index, std::uint64_t id, bool over_unix)
+    : core_(std::move(core)),
+      context_(context),
+      context_index_(context_index),
+      id_(id),
+      over_unix_(over_unix),
+      ahead_(new std::byte[kReadAheadBytes]) {}
+
+std::shared_ptr<Connection> Connection::Self() {
+  return std::static_pointer_cast<Connection>(shared_from_this());
+}
+
+void Connection::Start(Fd fd) {
+  if (!open_) return;
+  socket_.emplace(context_);
+  asio::error_code error;
+  int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
+  socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);
+  if (error) return Fail(ConnectionError("cannot watch a socket: " + error.message()));
+  (void)fd.release();
+  ReadOn();
+}
+
+void Connection::CloseWithoutContext() {
+  open_ = false;
+  socket_.reset();
+  core_->Forget(id_);
+}
+
+void Connection::Close() {
+  asio::post(context_,
+             [self = Self()] { self->Fail(Status(StatusCode::kClosed, "closed by this side")); });
+}
+
+void Connection::Fail(Status why) {
+  if (!open_.exchange(false)) return;
+  socket_.reset();
+  queue_.clear();
+  queue_first_ = unsent_bytes_ = 0;
+  core_->Forget(id_);
+  asio::post(context_, [self = Self(), why = std::move(why)] {
+    if (!self->core_->detached()) self->core_->handler->OnClose(self, why);
+  });
+}
+
+void Connection::FailBadFrame(const Status& why) {
+  core_->bad_frames_total.fetch_add(1, std::memory_order_relaxed);
+  consuming_ = false;
+  Flush();  // the replies to the frames before it
+  Fail(why);
+}
+
+// --- reading
+
+// Whole frames out of `ahead_`, then one write for all their replies, then the next read.
+void Connection::Consume() {
+  consuming_ = true;
+  while (open_ && !must_wait_for_writes() && TakeFrameFromAhead()) {
+    if (unsent_bytes_ > kGatheredBytesMax) Flush();
+  }
+  consuming_ = false;
+  Flush();
+  if (open_) ReadOn();
+}
+
+// False when there is not enough of it, or the connection was closed over it.
+bool Connection::TakeFrameFromAhead() {
+  if (!in_payload_) {
+    if (ahead_end_ - ahead_begin_ < wire::kFrameHeaderBytes) return false;
+    if (Status status = BeginFrame(); !status.ok()) {
+      FailBadFrame(status);
+      return false;
+    }
+  }
+  while (payload_.missing() > 0 && ahead_begin_ < ahead_end_) {
+    std::span<std::byte> free = payload_.free();
+    std::size_t take = std::min(free.size(), ahead_end_ - ahead_begin_);
+    std::memcpy(free.data(), ahead_.get() + ahead_begin_, take);
+    ahead_begin_ += take;
+    PayloadArrived(take);
+  }
+  if (payload_.missing() > 0) return false;
+  Status status = Deliver();
+  if (!status.ok()) FailBadFrame(status);
+  return status.ok();
+}
+
+Status Connection::BeginFrame() {
+  std::span<const std::byte, wire::kFrameHeaderBytes> bytes(ahead_.get() + ahead_begin_,
+                                                            wire::kFrameHeaderBytes);
+  PS_ASSIGN_OR_RETURN(header_, wire::DecodeHeader(bytes, core_->options.payload_bytes_max));
+  PS_RETURN_IF_ERROR(CheckType(header_));
+  ahead_begin_ += wire::kFrameHeaderBytes;
+  in_payload_ = true;
+  payload_.Begin(header_.payload_bytes, std::max(largest_payload_, kFirstAllocationBytes));
+  if (IsHashedPieceByPiece(header_)) checksum_.Reset();
+  return Status::Ok();
+}
+
+void Connection::PayloadArrived(std::size_t bytes) {
+  if (IsHashedPieceByPiece(header_)) checksum_.Add(payload_.free().first(bytes));
+  payload_.Arrived(bytes);
+}
+
+Status Connection::Deliver() {
+  in_payload_ = false;
+  Frame frame{header_, payload_.Take()};
+  bool matches = IsHashedPieceByPiece(header_)
+                     ? checksum_.value() == header_.payload_checksum
+                     : wire::CheckPayload(header_, frame.payload.span()).ok();
+  if (!matches) return DataCorruption("frame payload: checksum does not match");
+  largest_payload_ = std::max<std::size_t>(largest_payload_, header_.payload_bytes);
+  if (IsCompressed(header_)) {
+    Buffer raw(header_.raw_bytes);
+    PS_RETURN_IF_ERROR(wire::Decompress(header_, frame.payload.span(), raw.span()));
+    frame.payload = std::move(raw);
+    frame.header.payload_bytes = header_.raw_bytes;
+    frame.header.flags &= ~(wire::kLz4 | wire::kZstd | wire::kChecksummed);
+  }
+  core_->handler->OnFrame(Self(), std::move(frame));
+  return Status::Ok();
+}
+
+// One read, unless one is under way or the peer does not take its replies.
+void Connection::ReadOn() {
+  if (reading_ || must_wait_for_writes()) return;
+  if (ahead_begin_ == ahead_end_) ahead_begin_ = ahead_end_ = 0;
+  // Ends of payloads come with the next header in one read.
+  bool into_payload = in_payload_ && ahead_end_ == 0 && payload_.missing() > kReadAheadBytes;
+  if (!into_payload && ahead_begin_ > 0) {
+    std::memmove(ahead_.get(), ahead_.get() + ahead_begin_, ahead_end_ - ahead_begin_);
+    ahead_end_ -= std::exchange(ahead_begin_, 0);
+  }
+  std::span<std::byte> free =
+      into_payload ? payload_.free() : std::span(ahead_.get(), kReadAheadBytes).subspan(ahead_end_);
+  reading_ = true;
+  socket_->async_read_some(
+      asio::buffer(free.data(), free.size()),
+      [self = Self(), into_payload](const asio::error_code& error, std::size_t bytes) {
+        self->OnRead(into_payload, error, bytes);
+      });
+}
+
+void Connection::OnRead(bool into_payload, const asio::error_code& error, std::size_t bytes) {
+  reading_ = false;
+  if (!open_) return;
+  if (error) {
+    bool amid = in_payload_ || ahead_begin_ != ahead_end_;
+    return Fail(ConnectionError(amid ? "the peer closed the connection amid a frame"
+                                     : "the peer closed the connection"));
+  }
+  core_->bytes_received_total.fetch_add(bytes, std::memory_order_relaxed);
+  if (into_payload) {
+    PayloadArrived(bytes);
+    if (payload_.missing() > 0) return ReadOn();
+  } else {
+    ahead_end_ += bytes;
+  }
+  Consume();
+}
+
+// --- writing
+
+Connection::Outgoing Connection::Seal(FrameHeader header, Buffer payload) const {
+  header.flags &= wire::kMore;
+  header.raw_bytes = static_cast<std::uint32_t>(payload.size());
+  std::vector<std::byte> compressed;
+  if (!over_unix_ && wire::TryCompress(core_->options.compression, payload.span(), &compressed)) {
+    header.flags |= wire::CompressionFlag(core_->options.compression);
+    payload = Buffer(compressed.size());
+    std::memcpy(payload.data(), compressed.data(), compressed.size());
+  }
+  header.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  header.payload_checksum = 0;
+  if (!over_unix_) {
+    header.flags |= wire::kChecksummed;
+    header.payload_checksum = wire::PayloadChecksum(payload.span());
+  }
+  Outgoing frame;
+  wire::EncodeHeader(header, frame.header);
+  frame.payload = std::move(payload);
+  return frame;
+}
+
+void Connection::Send(FrameHeader header, Buffer payload) {
+  if (!open_) return;
+  if (payload.size() > limits::kFramePayloadBytesMax) {
+    return SendError(header.request_id, Internal("a reply of " + std::to_string(payload.size()) +
+                                                 " bytes is larger than a frame may be"));
+  }
+  Outgoing frame = Seal(header, std::move(payload));
+  if (context_.get_executor().running_in_this_thread()) return Enqueue(std::move(frame));
+  asio::post(context_, [self = Self(), frame = std::move(frame)]() mutable {
+    self->Enqueue(std::move(frame));
+  });
+}
+
+void Connection::SendError(std::uint64_t request_id, const Status& status) {
+  std::vector<std::byte> bytes = wire::EncodeError(status);
+  Buffer payload(bytes.size());
+  std::memcpy(payload.data(), bytes.data(), bytes.size());
+  FrameHeader header;
+  header.type = MessageType::kError;
+  header.request_id = request_id;
+  Send(header, std::move(payload));
+}
+
+void Connection::Enqueue(Outgoing frame) {
+  if (!open_) return;
+  unsent_bytes_ += wire::kFrameHeaderBytes + frame.payload.size();
+  queue_.push_back(std::move(frame));
+  if (!consuming_) Flush();
+}
+
+void Connection::Flush() {
+  while (open_ && !waiting_until_writable_ && queue_first_ < queue_.size()) {
+    std::size_t parts = Gather();
+    auto sent = WriteSomeTo(socket_->native_handle(), std::span(gather_).first(parts));
+    if (!sent.ok()) return Fail(sent.status());
+    if (*sent == 0) return WaitUntilWritable();
+    Sent(*sent);
+  }
+}
+
+// Fills gather_ from the front of the queue; returns how many parts.
+std::size_t Connection::Gather() {
+  std::size_t parts = 0;
+  std::size_t skip = first_frame_sent_;
+  auto add = [&](std::byte* data, std::size_t bytes) {
+    std::size_t skipped = std::min(skip, bytes);
+    skip -= skipped;
+    if (bytes > skipped) gather_[parts++] = {data + skipped, bytes - skipped};
+  };
+  for (std::size_t i = queue_first_; i < queue_.size() && parts + 2 <= gather_.size(); ++i) {
+    add(queue_[i].header.data(), queue_[i].header.size());
+    add(queue_[i].payload.data(), queue_[i].payload.size());
+  }
+  return parts;
+}
+
+void Connection::Sent(std::size_t bytes) {
+  core_->bytes_sent_total.fetch_add(bytes, std::memory_order_relaxed);
+  unsent_bytes_ -= bytes;
+  first_frame_sent_ += bytes;
+  while (queue_first_ < queue_.size()) {
+    Outgoing& first = queue_[queue_first_];
+    std::size_t frame_bytes = first.header.size() + first.payload.size();
+    if (first_frame_sent_ < frame_bytes) break;
+    first_frame_sent_ -= frame_bytes;
+    first.payload = Buffer();
+    ++queue_first_;
+  }
+  // Drop what is sent when it is all, or most of a long queue.
+  if (queue_first_ == queue_.size() || queue_first_ >= 1'024) {
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(queue_first_));
+    queue_first_ = 0;
+  }
+}
+
+void Connection::WaitUntilWritable() {
+  waiting_until_writable_ = true;
+  socket_->async_wait(asio::socket_base::wait_write,
+                      [self = Self()](const asio::error_code& error) {
+                        self->waiting_until_writable_ = false;
+                        if (!self->open_) return;
+                        if (error) return self->Fail(ConnectionError(error.message()));
+                        bool was_waiting = self->must_wait_for_writes();
+                        self->Flush();
+                        if (was_waiting && self->open_) self->Consume();
+                      });
+}
+
+}  // namespace ps::net

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <array>
+#include <asio/generic/stream_protocol.hpp>
+#include <asio/io_context.hpp>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "ps/net/listener.h"
+#include "ps/net/listener_core.h"
+#include "ps/net/socket.h"
+
+namespace ps::net {
+
+using StreamSocket = asio::generic::stream_protocol::socket;
+
+// A payload on its way in: memory grows with the bytes that arrived, by doubling, from
+// `first_bytes` on.
+class IncomingPayload {
+ public:
+  // Empty, to be filled with `bytes`. first_bytes: what may be taken before anything has arrived.
+  void Begin(std::size_t bytes, std::size_t first_bytes);
+  std::size_t missing() const { return bytes_ - arrived_; }
+  std::span<std::byte> free();  // where the next bytes go; not empty while some are missing
+  void Arrived(std::size_t bytes) { arrived_ += bytes; }
+  Buffer Take() { return std::move(buffer_); }
+
+ private:
+  Buffer buffer_;
+  std::size_t bytes_ = 0;
+  std::size_t arrived_ = 0;
+};
+
+// One authenticated connection. Everything but Send, SendError and Close happens on its context's
+// thread. Small frames come in by one read into `ahead_`; what is missing of a larger payload is
+// read into its own memory. Replies go out by direct non-blocking writes of several frames at once;
+// the reactor is asked only when the socket is full.
+class Connection final : public ServerConnection {
+ public:
+  Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context, int context_index,
+             std::uint64_t id, bool over_unix);
+
+  // Takes over an open socket and begins to read. On the context's thread.
+  void Start(Fd fd);
+  // Closes from another thread while the context does not run; no OnClose.
+  void CloseWithoutContext();
+
+  void Send(wire::FrameHeader header, Buffer payload) override;
+  void SendError(std::uint64_t request_id, const Status& status) override;
+  void Close() override;
+  asio::io_context& context() override { return context_; }
+  int context_index() const override { return context_index_; }
+  std::uint64_t id() const override { return id_; }
+
+ private:
+  struct Outgoing {
+    std::array<std::byte, wire::kFrameHeaderBytes> header;
+    Buffer payload;
+  };
+
+  std::shared_ptr<Connection> Self();
+  Outgoing Seal(wire::FrameHeader header, Buffer payload) const;
+  void Fail(Status why);
+  void FailBadFrame(const Status& why);
+
+  void Consume();
+  bool TakeFrameFromAhead();
+  Status BeginFrame();
+  void PayloadArrived(std::size_t bytes);
+  Status Deliver();
+  void ReadOn();
+  void OnRead(bool into_payload, const asio::error_code& error, std::size_t bytes);
+  bool must_wait_for_writes() const { return unsent_bytes_ > core_->options.unsent_bytes_max; }
+
+  void Enqueue(Outgoing frame);
+  void Flush();
+  std::size_t Gather();
+  void Sent(std::size_t bytes);
+  void WaitUntilWritable();
+
+  const std::shared_ptr<ListenerCore> core_;
+  asio::io_context& context_;
+  const int context_index_;
+  const std::uint64_t id_;
+  const bool over_unix_;
+  std::atomic<bool> open_{true};
+  // Gone as soon as the connection is closed: a handle kept by others may outlive the context.
+  std::optional<StreamSocket> socket_;
+
+  // Reading.
+  std::unique_ptr<std::byte[]> ahead_;
+  std::size_t ahead_begin_ = 0;
+  std::size_t ahead_end_ = 0;
+  bool in_payload_ = false;
+  bool reading_ = false;    // a read is under way
+  bool consuming_ = false;  // replies are gathered until it ends
+  wire::FrameHeader header_;
+  IncomingPayload payload_;
+  std::size_t largest_payload_ = 0;  // that has arrived whole
+  wire::RunningChecksum checksum_;
+
+  // Writing.
+  std::vector<Outgoing> queue_;
+  std::size_t queue_first_ = 0;       // frames before it are sent
+  std::size_t first_frame_sent_ = 0;  // bytes of queue_[queue_first_]
+  std::size_t unsent_bytes_ = 0;
+  bool waiting_until_writable_ = false;
+  std::array<iovec, 64> gather_;
+};
+
+}  // namespace ps::net

@@ -1,0 +1,143 @@
+#include "ps/net/server_handshake.h"
+
+#include <asio/buffer.hpp>
+#include <chrono>
+#include <utility>
+
+#include "ps/wire/messages.h"
+
+namespace ps::net {
+
+using wire::FrameHeader;
+using wire::MessageType;
+
+static_assert(sizeof(wire::Nonce) == sizeof(wire::Digest), "hello and proof have the same size");
+
+ServerHandshake::ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_context& context,
+                                 bool over_unix)
+    : core_(std::move(core)), over_unix_(over_unix) {
+  socket_.emplace(context);
+  timer_.emplace(context);
+}
+
+void ServerHandshake::Start(Fd fd, Done done) {
+  done_ = std::move(done);
+  asio::error_code error;
+  int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
+  socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);
+  if (error) return Finish(false);
+  (void)fd.release();
+  timer_->expires_after(std::chrono::milliseconds(core_->options.handshake_timeout_ms));
+  timer_->async_wait([self = shared_from_this()](const asio::error_code& cancelled) {
+    if (!cancelled) self->Abort();
+  });
+  Read();
+}
+
+void ServerHandshake::Abort() { Finish(false); }
+
+void ServerHandshake::CloseWithoutContext() {
+  done_ = nullptr;
+  socket_.reset();
+  timer_.reset();
+}
+
+void ServerHandshake::Read() {
+  std::span<std::byte> free = std::span(frame_).subspan(arrived_);
+  socket_->async_read_some(
+      asio::buffer(free.data(), free.size()),
+      [self = shared_from_this()](const asio::error_code& error, std::size_t bytes) {
+        self->OnRead(error, bytes);
+      });
+}
+
+void ServerHandshake::OnRead(const asio::error_code& error, std::size_t bytes) {
+  if (!done_) return;
+  if (error) return Finish(false);
+  arrived_ += bytes;
+  if (arrived_ < frame_.size()) return Read();
+  arrived_ = 0;
+  if (Status status = TakeFrame(); !status.ok()) {
+    // So that an honest peer can say what is wrong. A stranger learns nothing from it.
+    WriteHandshakeFrame(socket_->native_handle(), over_unix_, MessageType::kError,
+                        wire::EncodeError(status));
+    return Finish(false);
+  }
+  if (proof_seen_) return Finish(true);
+  Read();
+}
+
+Status ServerHandshake::TakeFrame() {
+  std::span<const std::byte> bytes(frame_);
+  PS_ASSIGN_OR_RETURN(FrameHeader header, wire::DecodeHeader(bytes.first<wire::kFrameHeaderBytes>(),
+                                                             limits::kHandshakePayloadBytesMax));
+  std::span<const std::byte> payload = bytes.subspan(wire::kFrameHeaderBytes);
+  PS_RETURN_IF_ERROR(wire::CheckPayload(header, payload));
+  MessageType expected = hello_seen_ ? MessageType::kProof : MessageType::kHello;
+  if (header.type != expected) {
+    return Status(StatusCode::kAuthentication, "nothing is served before the handshake");
+  }
+  return hello_seen_ ? CheckProof(payload) : AnswerHello(payload);
+}
+
+Status ServerHandshake::AnswerHello(std::span<const std::byte> payload) {
+  PS_ASSIGN_OR_RETURN(wire::Hello hello, wire::DecodeHello(payload));
+  PS_ASSIGN_OR_RETURN(server_nonce_, wire::RandomNonce());
+  client_nonce_ = hello.nonce;
+  hello_seen_ = true;
+  const ListenerOptions& options = core_->options;
+  wire::Digest proof =
+      wire::ServerProof(options.secret, client_nonce_, server_nonce_, options.identity);
+  std::string challenge = wire::EncodeChallenge({server_nonce_, options.identity, proof});
+  bool written = WriteHandshakeFrame(socket_->native_handle(), over_unix_, MessageType::kChallenge,
+                                     std::as_bytes(std::span(challenge.data(), challenge.size())));
+  return written ? Status::Ok() : ConnectionError("the peer does not take the challenge");
+}
+
+Status ServerHandshake::CheckProof(std::span<const std::byte> payload) {
+  PS_ASSIGN_OR_RETURN(wire::Proof proof, wire::DecodeProof(payload));
+  const ListenerOptions& options = core_->options;
+  wire::Digest expected =
+      wire::ClientProof(options.secret, client_nonce_, server_nonce_, options.identity);
+  if (!wire::DigestsEqual(proof.proof, expected)) {
+    return Status(StatusCode::kAuthentication, "the peer does not know this job's secret");
+  }
+  proof_seen_ = true;
+  return Status::Ok();
+}
+
+void ServerHandshake::Finish(bool authenticated) {
+  if (!done_) return;
+  Done done = std::exchange(done_, nullptr);
+  Fd fd;
+  if (authenticated) {
+    asio::error_code error;
+    fd = Fd(socket_->release(error));
+    authenticated = !error;
+  }
+  if (!authenticated) {
+    core_->authentication_failures_total.fetch_add(1, std::memory_order_relaxed);
+  }
+  socket_.reset();
+  timer_.reset();
+  done(shared_from_this(), std::move(fd));
+}
+
+bool WriteHandshakeFrame(int fd, bool over_unix, MessageType type,
+                         std::span<const std::byte> payload) {
+  FrameHeader header;
+  header.type = type;
+  header.payload_bytes = header.raw_bytes = static_cast<std::uint32_t>(payload.size());
+  if (!over_unix) {
+    header.flags = wire::kChecksummed;
+    header.payload_checksum = wire::PayloadChecksum(payload);
+  }
+  std::array<std::byte, wire::kFrameHeaderBytes> head;
+  wire::EncodeHeader(header, head);
+  iovec parts[2] = {{head.data(), head.size()},
+                    {const_cast<std::byte*>(payload.data()), payload.size()}};
+  auto sent = WriteSomeTo(fd, std::span(parts, payload.empty() ? 1 : 2));
+  return sent.ok() && *sent == head.size() + payload.size();
+}
+
+}  // namespace ps::net

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <array>
+#include <asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "ps/net/server_connection.h"
+
+namespace ps::net {
+
+// The accepting side of one handshake, under a time limit, on one thread. Until it is through, the
+// peer gets 80 bytes of memory and may send nothing but two frames of exactly that size.
+class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
+ public:
+  // Called once, on the context's thread: with the open socket of a peer that knows the secret (the
+  // welcome is not sent yet), or an invalid one.
+  using Done = std::function<void(const std::shared_ptr<ServerHandshake>&, Fd)>;
+
+  ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_context& context, bool over_unix);
+
+  void Start(Fd fd, Done done);
+  void Abort();  // closes; `done` is called with an invalid socket
+  void CloseWithoutContext();
+  bool over_unix() const { return over_unix_; }
+
+ private:
+  void Read();
+  void OnRead(const asio::error_code& error, std::size_t bytes);
+  Status TakeFrame();
+  Status AnswerHello(std::span<const std::byte> payload);
+  Status CheckProof(std::span<const std::byte> payload);
+  void Finish(bool authenticated);
+
+  const std::shared_ptr<ListenerCore> core_;
+  const bool over_unix_;
+  std::optional<StreamSocket> socket_;
+  std::optional<asio::steady_timer> timer_;
+  Done done_;
+  bool hello_seen_ = false;
+  bool proof_seen_ = false;
+  wire::Nonce client_nonce_;
+  wire::Nonce server_nonce_;
+  std::array<std::byte, wire::kFrameHeaderBytes + sizeof(wire::Nonce)> frame_;
+  std::size_t arrived_ = 0;
+};
+
+// Writes one frame to a fresh socket, which has room for it. False when it does not take it whole.
+bool WriteHandshakeFrame(int fd, bool over_unix, wire::MessageType type,
+                         std::span<const std::byte> payload);
+
+}  // namespace ps::net

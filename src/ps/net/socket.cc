@@ -1,0 +1,113 @@
+#include "ps/net/socket.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <climits>
+#include <system_error>
+#include <utility>
+
+namespace ps::net {
+namespace {
+
+// A dead host is noticed after 60 + 6 * 10 seconds of silence.
+constexpr int kKeepAliveIdleSeconds = 60;
+constexpr int kKeepAliveIntervalSeconds = 10;
+constexpr int kKeepAliveProbes = 6;
+
+// Granted up to net.core.wmem_max. bench/wire_bench.cc says what it is worth.
+constexpr int kUnixSendBufferBytes = 1 << 20;
+
+void SetOption(int fd, int level, int name, int value) {
+  // A refused option costs speed, not correctness.
+  (void)setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
+
+}  // namespace
+
+Fd& Fd::operator=(Fd&& other) noexcept {
+  if (this != &other) {
+    Reset();
+    fd_ = other.release();
+  }
+  return *this;
+}
+
+Fd::~Fd() { Reset(); }
+
+int Fd::release() { return std::exchange(fd_, -1); }
+
+void Fd::Reset() {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+}
+
+std::string ErrnoText(int error) {
+  return std::generic_category().message(error) + " (" + std::to_string(error) + ")";
+}
+
+Result<Fd> OpenStreamSocket(int family) {
+  Fd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ConnectionError("cannot open a socket: " + ErrnoText(errno));
+  return fd;
+}
+
+void TuneStreamSocket(int fd, bool is_unix) {
+  if (is_unix) {
+    SetOption(fd, SOL_SOCKET, SO_SNDBUF, kUnixSendBufferBytes);
+    return;
+  }
+  SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
+}
+
+Result<std::size_t> WriteSomeTo(int fd, std::span<const iovec> parts) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(parts.data());
+  message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
+  while (true) {
+    ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) return static_cast<std::size_t>(sent);
+    if (WouldBlock(errno)) return std::size_t{0};
+    if (errno != EINTR) return ConnectionError("sending failed: " + ErrnoText(errno));
+  }
+}
+
+Result<std::size_t> ReadSomeFrom(int fd, std::span<std::byte> out) {
+  if (out.empty()) return std::size_t{0};
+  while (true) {
+    ssize_t got = recv(fd, out.data(), out.size(), MSG_DONTWAIT);
+    if (got > 0) return static_cast<std::size_t>(got);
+    if (got == 0) return ConnectionError("the peer closed the connection");
+    if (WouldBlock(errno)) return std::size_t{0};
+    if (errno != EINTR) return ConnectionError("receiving failed: " + ErrnoText(errno));
+  }
+}
+
+Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what) {
+  while (true) {
+    SteadyTime now = std::chrono::steady_clock::now();
+    if (now >= deadline) return TimeoutError("timed out while " + what);
+    // A day at a time keeps the sum below INT_MAX; rounded up, so as not to spin before the end.
+    auto left = std::min<SteadyTime::duration>(deadline - now, std::chrono::hours(24));
+    auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+    pollfd waiting{fd, events, 0};
+    int ready = poll(&waiting, 1, static_cast<int>(left_ms));
+    if (ready > 0) return Status::Ok();
+    if (ready < 0 && errno != EINTR) {
+      return ConnectionError("waiting failed while " + what + ": " + ErrnoText(errno));
+    }
+  }
+}
+
+}  // namespace ps::net

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <poll.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "ps/base/clock.h"
+#include "ps/base/status.h"
+
+namespace ps::net {
+
+// Owns a file descriptor. Every descriptor of this folder is close-on-exec and non-blocking.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(other.release()) {}
+  Fd& operator=(Fd&& other) noexcept;
+  ~Fd();
+
+  int get() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+  int release();
+  void Reset();
+
+ private:
+  int fd_ = -1;
+};
+
+// "Connection refused (111)".
+std::string ErrnoText(int error);
+
+// A stream socket of the family (AF_INET, AF_INET6, AF_UNIX).
+Result<Fd> OpenStreamSocket(int family);
+
+// TCP: no delay, keep-alive. Unix: a send buffer that lets both sides copy at once.
+void TuneStreamSocket(int fd, bool is_unix);
+
+// Bytes moved, 0 = would block. The peer's end of stream is a ConnectionError.
+Result<std::size_t> WriteSomeTo(int fd, std::span<const iovec> parts);
+Result<std::size_t> ReadSomeFrom(int fd, std::span<std::byte> out);
+
+// Returns when the descriptor is ready for `events` (POLLIN, POLLOUT), or has failed: the next call
+// on it tells. TimeoutError at the deadline; `what` ends the sentence "timed out while ...".
+Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what);
+
+}  // namespace ps::net
