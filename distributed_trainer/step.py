@@ -252,8 +252,8 @@ class _Graph:
         count = len(self._seed_states)
         if count == 0:
             return []
-        states = np.zeros((count, 2), np.uint32)
-        states[:, 0] = (seed + 0x9E3779B9 * np.arange(count, dtype=np.uint64)) & 0xFFFFFFFF
+        states = np.zeros((count, 2), np.int64)
+        states[:, 0] = (seed + 0x9E3779B9 * np.arange(count)) & 0x7FFFFFFF
         return [states]
 
     def numbers(self, batch: KeyBatch) -> list[NDArray[Any]]:
@@ -289,7 +289,7 @@ class _Graph:
         signature = self._signature(lists)
         if kind == "train":
             if self._seed_states:
-                signature.append(tf.TensorSpec((len(self._seed_states), 2), tf.uint32))
+                signature.append(tf.TensorSpec((len(self._seed_states), 2), tf.int64))
             if assigns:
                 signature.append(tf.TensorSpec((sum(_size(v) for v in self._variables),)))
 
@@ -415,13 +415,13 @@ def _size(variable: Any) -> int:
 
 
 def _seed_states(model: Any) -> list[Any]:
-    """States of the model's random generators: what is no weight, (2,), unsigned."""
+    """States of the model's random generators: two integers each, and no weights."""
     weights = {id(variable) for variable in model.weights}
     return [
         variable
         for variable in model.variables
         if id(variable) not in weights
-        and str(variable.dtype).startswith("uint")
+        and "int" in str(variable.dtype)
         and tuple(variable.shape) == (2,)
     ]
 
