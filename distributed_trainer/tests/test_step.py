@@ -111,46 +111,46 @@ class _NumPyServers:
 
 
 def _keras_losses(model: Any, data: pa.Table, steps: int) -> Iterator[float]:
-    """The same training in plain TensorFlow: whole tables, dense gradients, Keras optimizers."""
+    """The same training in plain Keras: whole tables, dense gradients, Keras optimizers."""
     tables = {name: keras.Variable(table, name=name) for name, table in _initial_tables().items()}
-    columns = {name: data.column(name).to_pylist() for name in data.column_names}
     rows_optimizer = keras.optimizers.Adagrad(RATE, ACCUMULATOR, epsilon=1e-20)
     weights_optimizer = keras.optimizers.Adam(0.001, epsilon=1e-8)
     loss_of = keras.losses.BinaryCrossentropy()
-    for step in range(steps):
-        part = slice(step * 64, (step + 1) * 64)
+    variables = [*model.trainable_variables, *tables.values()]
+    table_of = {"item": "items", "seen": "items", "tags": "tags", "user": "user", "zone": "zone"}
+
+    @tf.function
+    def gradients(shares: dict[str, Any], dense: Any, targets: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
             pieces = [
-                tf.gather(tables["items"].value, columns["item"][part]),
-                _mean_rows(tables["items"].value, columns["seen"][part]),
-                _mean_rows(tables["tags"].value, columns["tags"][part]),
-                tf.gather(tables["user"].value, columns["user"][part]),
-                tf.gather(tables["zone"].value, columns["zone"][part]),
-                np.array([columns["age"][part], columns["price"][part]], np.float32).T,
+                tf.linalg.matmul(shares[name], tables[table].value)
+                for name, table in table_of.items()
             ]
-            outputs = model(tf.concat(pieces, axis=1), training=True)
-            loss = loss_of(
-                np.array(columns["y"][part], np.float32)[:, None],
-                outputs,
-                sample_weight=np.array(columns["w"][part], np.float32),
-            )
-            loss += tf.add_n(model.losses)
-        variables = [*model.trainable_variables, *tables.values()]
-        found = tape.gradient(loss, [variable.value for variable in variables])
-        dense = [tf.convert_to_tensor(gradient) for gradient in found]
-        count = len(model.trainable_variables)
-        weights_optimizer.apply(dense[:count], variables[:count])
-        rows_optimizer.apply(dense[count:], variables[count:])
+            outputs = model(tf.concat([*pieces, dense], axis=1), training=True)
+            loss = loss_of(targets, outputs, sample_weight=weights) + tf.add_n(model.losses)
+        return loss, tape.gradient(loss, [variable.value for variable in variables])
+
+    count = len(model.trainable_variables)
+    for step in range(steps):
+        columns = data.slice(step * 64, 64).to_pydict()
+        loss, found = gradients(
+            {name: _shares(columns[name]) for name in table_of},
+            np.array([columns["age"], columns["price"]], np.float32).T,
+            np.array(columns["y"], np.float32)[:, None],
+            np.array(columns["w"], np.float32),
+        )
+        weights_optimizer.apply(found[:count], variables[:count])
+        rows_optimizer.apply(found[count:], variables[count:])
         yield float(loss)
 
 
-def _mean_rows(table: Any, lists: list[list[int]]) -> Any:
-    """(B, dim) means of the rows that the lists name, by a dense (B, vocabulary) matrix."""
-    shares = np.zeros((len(lists), VOCABULARY), np.float32)
-    for sample, ids in enumerate(lists):
-        for one in ids:
-            shares[sample, one] += 1 / len(ids)
-    return tf.linalg.matmul(shares, table)
+def _shares(ids_of_samples: list[Any]) -> NDArray[np.float32]:
+    """(B, vocabulary): the share that each id has in its sample's mean."""
+    shares = np.zeros((len(ids_of_samples), VOCABULARY), np.float32)
+    for sample, ids in enumerate(ids_of_samples):
+        for one in ids if isinstance(ids, list) else [ids]:
+            shares[sample, one] += 1 / (len(ids) if isinstance(ids, list) else 1)
+    return shares
 
 
 def _copy_of(model: Any, width: int, **options: Any) -> Any:
@@ -270,8 +270,8 @@ def test_prediction_equals_the_model_on_the_assembled_input() -> None:
     inputs = np.concatenate(
         [
             tables["items"][columns["item"]],
-            _mean_rows(tf.constant(tables["items"]), columns["seen"]),
-            _mean_rows(tf.constant(tables["tags"]), columns["tags"]),
+            _shares(columns["seen"]) @ tables["items"],
+            _shares(columns["tags"]) @ tables["tags"],
             tables["user"][columns["user"]],
             tables["zone"][columns["zone"]],
             np.array([columns["age"], columns["price"]], np.float32).T,
