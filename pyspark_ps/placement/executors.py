@@ -26,6 +26,8 @@ from pyspark_ps.placement.launch import (
     make_socket_folder,
     remove_socket_folder,
 )
+from pyspark_ps.placement.memory import memory_warning
+from pyspark_ps.utils.config import PSConfig
 from pyspark_ps.utils.logging import get_logger
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class ExecutorPlacement:
         specs: the servers; `advertised_host` "" = each executor's own address.
         cluster_name: tells this cluster's jobs from those of others.
         lost_servers: ids of servers that are known to be lost; their jobs are cancelled.
+        config: of the cluster.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class ExecutorPlacement:
         specs: Sequence[LaunchSpec],
         cluster_name: str,
         lost_servers: Callable[[], set[int]],
+        config: PSConfig,
     ) -> None:
         self._context = spark_context
+        self._config = config
         self._specs = list(specs)
         self._cluster_name = cluster_name
         self._lost_servers = lost_servers
@@ -88,6 +93,14 @@ class ExecutorPlacement:
     def start(self) -> None:
         executors = wait_for_executors(self._context)
         self._check_slots(executors)
+        warning = memory_warning(
+            self._config,
+            str(self._context.master),
+            len(executors),
+            lambda name: self._context.getConf().get(name, None),
+        )
+        if warning:
+            _logger.warning("%s", warning)
         locations = spread(executors, len(self._specs))
         for spec, location in zip(self._specs, locations, strict=True):
             self._jobs[spec.server_id] = self._start_job(spec, location)

@@ -77,7 +77,7 @@ def make_cluster(spark_context: SparkContext | None, config: PSConfig) -> tuple[
         host = config.server_host or ""
         specs = _launch_specs(config, secret, coordinator.address, (host, host))
         placement = executors.ExecutorPlacement(
-            spark_context, specs, secrets.token_hex(4), lambda: _lost_servers(coordinator)
+            spark_context, specs, secrets.token_hex(4), lambda: _lost_servers(coordinator), config
         )
     return Cluster(coordinator, placement, config.num_servers), secret
 

@@ -164,7 +164,7 @@ class PSConfig(ConfigBase):
     checkpoint_on_shutdown: bool = setting(True)
     virtual_nodes_per_server: int = setting(150, at_least=1, at_most=10_000)
     max_embeddings_per_shard: int = setting(10_000_000, at_least=0)
-    num_worker_threads: int = setting(4, at_least=1, at_most=1_024)
+    num_worker_threads: int = setting(4, at_least=1, at_most=256)
     optimizer_configs: dict[str, dict[str, Any]] = setting(factory=dict)
     tables: dict[str, TableConfig] = setting(factory=dict)
     seed: int = setting(0, at_least=0, below=2**64)

@@ -1,4 +1,4 @@
-"""The mechanism below every configuration class of the two packages.
+"""What every configuration class of the two packages is built on; pydantic does the checking.
 
 A configuration is a plain ``@dataclass`` that derives from :class:`ConfigBase` and declares each
 field with :func:`setting`::
@@ -15,82 +15,52 @@ Constructing one checks nothing, so that fields may be filled in step by step; `
 everything, and whoever takes a configuration calls it. A value away from the default of a field
 declared with ``not_built`` is refused: a setting that nothing reads would be a lie.
 
-Types are read from the annotations: ``int float bool str None Any``, unions, ``list[T]``,
-``tuple[T, ...]``, ``dict[str, T]`` and other configurations, nested to any depth.
+Types are read from the annotations: ``int float bool str None Any``, ``X | None``, ``list[T]``,
+``dict[str, T]`` and other configurations, nested to any depth. Nothing is converted silently: "5"
+and True are no int; 3 is a float, a tuple is a list, and NumPy's scalars are numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
-import math
-import numbers
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, Union
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+import pydantic
 
 from pyspark_ps.errors import ConfigurationError
 
 Self = TypeVar("Self", bound="ConfigBase")
 
 _RULE = "pyspark_ps.rule"
+_TYPE_WORDS = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+_PYDANTIC = pydantic.ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What a field allows beyond its type. Bounds also hold for each value of a list or dict."""
+class _Rule:
+    """What a field allows beyond its type."""
 
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    below: float | None = None
-    choices: tuple[Any, ...] | None = None
-    finite: bool = True
+    bounds: dict[str, float] = dataclasses.field(default_factory=dict)  # named as pydantic does
+    choices: tuple[str, ...] = ()
     not_built: str | None = None
-    to_plain: Callable[[Any], Any] | None = None
+    to_plain: Callable[[Any], Any] = lambda value: value
 
     def describe(self) -> str:
-        """What is allowed, in words, without the type; empty when everything is."""
-        parts: list[str] = []
-        if self.choices is not None:
-            parts.append("one of " + ", ".join(repr(choice) for choice in self.choices))
-        if self.at_least is not None and self.at_most is not None:
-            parts.append(f"{self.at_least:g} to {self.at_most:g}")
-        elif self.at_least is not None:
-            parts.append(f">= {_plain_number(self.at_least)}")
-        elif self.at_most is not None:
-            parts.append(f"<= {_plain_number(self.at_most)}")
-        if self.above is not None:
-            parts.append(f"> {_plain_number(self.above)}")
-        if self.below is not None:
-            parts.append(f"< {_plain_number(self.below)}")
-        return " and ".join(parts)
-
-    def allows(self, value: Any) -> bool:
-        """Whether `value`, whose type is right already, is inside the bounds."""
-        if value is None:
-            return True
-        if isinstance(value, Mapping):
-            return all(self.allows(item) for item in value.values())
-        if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-            return all(self.allows(item) for item in value)
-        if self.choices is not None and value not in self.choices:
-            return False
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            return True
-        number = typing.cast(float, value)
-        whole = isinstance(value, numbers.Integral)
-        if self.finite and not whole and not math.isfinite(number):
-            return False
-        return (
-            (self.at_least is None or number >= self.at_least)
-            and (self.at_most is None or number <= self.at_most)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-        )
+        if self.choices:
+            return ", one of " + ", ".join(map(repr, self.choices))
+        if self.bounds.keys() == {"ge", "le"}:
+            return f", {self.bounds['ge']} to {self.bounds['le']}"
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        bounds = " and ".join(f"{signs[name]} {bound}" for name, bound in self.bounds.items())
+        return f", {bounds}" if bounds else ""
 
 
 def setting(
@@ -101,10 +71,9 @@ def setting(
     at_most: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    choices: Iterable[Any] | None = None,
-    finite: bool = True,
+    choices: Iterable[str] = (),
     not_built: str | None = None,
-    to_plain: Callable[[Any], Any] | None = None,
+    to_plain: Callable[[Any], Any] = lambda value: value,
 ) -> Any:
     """A dataclass field with its rule.
 
@@ -112,25 +81,18 @@ def setting(
         default: the default value (immutable); none = the field must be given.
         factory: makes the default instead (lists, dicts, nested configurations).
         at_least, at_most, above, below: bounds of a number, or of each number of a list or dict.
-        choices: the allowed values. None is always allowed where the type allows it.
-        finite: NaN and infinities are refused.
+            NaN and infinities are always refused.
+        choices: the allowed strings. None is always allowed where the type allows it.
         not_built: what is missing, e.g. "replication comes later"; any value but the default is
             refused with "not built yet".
         to_plain: turns a value into what JSON can hold, for `to_dict` (annotate such a field Any).
     """
-    rule = Rule(
-        at_least=at_least,
-        at_most=at_most,
-        above=above,
-        below=below,
-        choices=None if choices is None else tuple(choices),
-        finite=finite,
-        not_built=not_built,
-        to_plain=to_plain,
-    )
+    bounds = {"ge": at_least, "gt": above, "le": at_most, "lt": below}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    metadata = {_RULE: _Rule(given, tuple(choices), not_built, to_plain)}
     if factory is not None:
-        return field(default_factory=factory, metadata={_RULE: rule})
-    return field(default=default, metadata={_RULE: rule})
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -143,21 +105,11 @@ class ConfigBase:
         Raises:
             ConfigurationError: (a ValueError) names class.field, the value and what is allowed.
         """
-        hints = _hints(type(self))
+        _checked(type(self), {spec.name: getattr(self, spec.name) for spec in fields(self)})
         for spec in fields(self):
-            value = getattr(self, spec.name)
-            rule = spec.metadata.get(_RULE, Rule())
-            hint = hints[spec.name]
-            if not _has_type(value, hint):
-                raise self.problem(spec.name, _allowed(hint, rule))
-            if not rule.allows(value):
-                raise self.problem(spec.name, _allowed(hint, rule))
-            if rule.not_built is not None and value != _default_of(spec):
-                raise self.problem(
-                    spec.name, f"only {_default_of(spec)!r}: not built yet ({rule.not_built})"
-                )
-            for nested in _configs_in(value):
-                nested.validate()
+            missing, default = _rule(spec).not_built, _default_of(spec)
+            if missing is not None and getattr(self, spec.name) != default:
+                raise self.problem(spec.name, f"only {default!r}: not built yet ({missing})")
         self.check()
 
     def check(self) -> None:
@@ -166,18 +118,14 @@ class ConfigBase:
     def problem(self, field_name: str, allowed: str, value: Any = ...) -> ConfigurationError:
         """The error to raise for a field. `allowed` completes "allowed is ..."."""
         shown = getattr(self, field_name) if value is ... else value
-        return ConfigurationError(
-            f"{type(self).__name__}.{field_name} = {shown!r}: allowed is {allowed}"
-        )
+        return _problem(type(self), field_name, shown, allowed)
 
     def to_dict(self) -> dict[str, Any]:
         """A dict of plain values (JSON can hold it); nested configurations become dicts."""
-        plain: dict[str, Any] = {}
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            rule = spec.metadata.get(_RULE, Rule())
-            plain[spec.name] = _to_plain(value if rule.to_plain is None else rule.to_plain(value))
-        return plain
+        return {
+            spec.name: _to_plain(_rule(spec).to_plain(getattr(self, spec.name)))
+            for spec in fields(self)
+        }
 
     @classmethod
     def from_dict(cls: type[Self], values: Mapping[str, Any]) -> Self:
@@ -185,24 +133,19 @@ class ConfigBase:
 
         Raises:
             ConfigurationError: an unknown key (the nearest name is suggested), a field without a
-                default that is missing, or no mapping.
+                default that is missing, a value of a wrong type or out of bounds, or no mapping.
         """
         if not isinstance(values, Mapping):
             raise ConfigurationError(
                 f"{cls.__name__}.from_dict takes a mapping, not {type(values).__name__}"
             )
-        hints = _hints(cls)
         known = [spec.name for spec in fields(cls)]
         for key in values:
             if key not in known:
                 raise ConfigurationError(
                     f"{cls.__name__} has no field {key!r}{nearest_name(key, known)}"
                 )
-        for spec in fields(cls):
-            required = spec.default is spec.default_factory is dataclasses.MISSING
-            if required and spec.name not in values:
-                raise ConfigurationError(f"{cls.__name__}.{spec.name} is missing")
-        return cls(**{key: _from_plain(value, hints[key]) for key, value in values.items()})
+        return cls(**_checked(cls, values, from_plain=True))
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
@@ -231,111 +174,106 @@ def nearest_name(name: Any, known: Iterable[str]) -> str:
     return "; known are: " + ", ".join(sorted(names))
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _checked(
+    cls: type[ConfigBase], values: Mapping[str, Any], *, from_plain: bool = False
+) -> dict[str, Any]:
+    """`values` after pydantic's checks; `from_plain`: dicts become nested configurations."""
+    try:
+        checked = _model(cls).model_validate(dict(values), context={"from_plain": from_plain})
+    except pydantic.ValidationError as refused:
+        first = refused.errors(include_url=False)[0]
+    else:
+        return {name: getattr(checked, name) for name in values}
+    cause, name = first.get("ctx", {}).get("error"), str(first["loc"][0])
+    if isinstance(cause, ConfigurationError):
+        raise cause  # of a nested configuration
+    if first["type"] == "missing":
+        raise ConfigurationError(f"{cls.__name__}.{name} is missing")
+    rule = next(_rule(spec) for spec in fields(cls) if spec.name == name)
+    allowed = _describe_type(typing.get_type_hints(cls)[name]) + rule.describe()
+    raise _problem(cls, name, values[name], allowed)
+
+
+@functools.cache
+def _model(cls: type[ConfigBase]) -> type[pydantic.BaseModel]:
+    """The pydantic model that checks the fields of `cls`."""
+    hints = typing.get_type_hints(cls)
+    definitions: dict[str, Any] = {
+        spec.name: (_checked_type(hints[spec.name], _rule(spec)), _default_of(spec))
+        for spec in fields(cls)
+    }
+    return pydantic.create_model(cls.__name__, __config__=_PYDANTIC, **definitions)
+
+
+def _checked_type(hint: Any, rule: _Rule) -> Any:
+    """`hint` with the rule's bounds at its numbers and choices at its strings."""
+    if isinstance(hint, type) and issubclass(hint, ConfigBase):
+        return Annotated[Any, pydantic.PlainValidator(functools.partial(_checked_nested, hint))]
+    origin, items = typing.get_origin(hint), typing.get_args(hint)
+    parts = tuple(_checked_type(item, rule) for item in items)
+    if origin in (Union, types.UnionType):
+        return Union[parts]  # noqa: UP007 (made at run time)
+    if hint is str and rule.choices:
+        return Literal[rule.choices]
+    bounds = rule.bounds if hint in (int, float) else {}
+    kind = origin[parts] if origin is not None else hint
+    return Annotated[kind, pydantic.Field(**bounds), pydantic.BeforeValidator(_builtin)]
+
+
+def _checked_nested(
+    cls: type[ConfigBase], value: Any, info: pydantic.ValidationInfo
+) -> ConfigBase:
+    from_plain = info.context is not None and info.context["from_plain"]
+    if from_plain and isinstance(value, Mapping):
+        return cls.from_dict(value)
+    if not isinstance(value, cls):
+        raise ValueError("no such configuration")
+    if not from_plain:
+        value.validate()
+    return value
+
+
+def _builtin(value: Any) -> Any:
+    """Python's own type instead of NumPy's scalars, tuples and other mappings than dicts."""
+    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].generic):
+        return value.item()
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _rule(spec: dataclasses.Field[Any]) -> _Rule:
+    rule: _Rule = spec.metadata.get(_RULE, _Rule())
+    return rule
 
 
 def _default_of(spec: dataclasses.Field[Any]) -> Any:
     if spec.default_factory is not dataclasses.MISSING:
         return spec.default_factory()
-    return spec.default
+    return ... if spec.default is dataclasses.MISSING else spec.default
 
 
-def _plain_number(number: float) -> str:
-    return str(int(number)) if float(number).is_integer() else repr(number)
-
-
-def _is_union(origin: Any) -> bool:
-    return origin is Union or origin is types.UnionType
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if _is_union(origin):
-        return any(_has_type(value, option) for option in arguments)
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is bool:
-        return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
-    if hint is int:
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, (list, tuple)) and all(
-            _has_type(item, arguments[0]) for item in value
-        )
-    if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and all(
-            _has_type(key, arguments[0]) and _has_type(item, arguments[1])
-            for key, item in value.items()
-        )
-    return isinstance(value, origin or hint)
-
-
-_TYPE_WORDS = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+def _problem(cls: type, field_name: str, value: Any, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"{cls.__name__}.{field_name} = {value!r}: allowed is {allowed}")
 
 
 def _describe_type(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if _is_union(origin):
-        return " or ".join(_describe_type(option) for option in arguments)
-    if hint is None or hint is type(None):
-        return "None"
-    if hint in _TYPE_WORDS:
-        return _TYPE_WORDS[hint]
-    if origin in (list, tuple, Sequence):
-        return f"a list (each: {_describe_type(arguments[0])})"
-    if origin in (dict, Mapping):
-        return f"a dict (each value: {_describe_type(arguments[1])})"
-    if hint is Any:
-        return "any value"
-    return f"a {getattr(hint, '__name__', hint)}"
-
-
-def _allowed(hint: Any, rule: Rule) -> str:
-    bounds = rule.describe()
-    words = _describe_type(hint)
-    return f"{words}, {bounds}" if bounds else words
-
-
-def _configs_in(value: Any) -> Iterable[ConfigBase]:
-    if isinstance(value, ConfigBase):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _configs_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _configs_in(item)
+    origin, items = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_describe_type, items))
+    if origin is list:
+        return f"a list (each: {_describe_type(items[0])})"
+    if origin is dict:
+        return f"a dict (each value: {_describe_type(items[1])})"
+    if hint is Any or hint is type(None):
+        return "any value" if hint is Any else "None"
+    return _TYPE_WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
 def _to_plain(value: Any) -> Any:
     if isinstance(value, ConfigBase):
         return value.to_dict()
-    if isinstance(value, Mapping):
+    value = _builtin(value)
+    if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_plain(item) for item in value]
-    if not isinstance(value, (bool, int, float, str)) and hasattr(value, "item"):
-        return value.item()  # a NumPy scalar
-    return value
-
-
-def _from_plain(value: Any, hint: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if _is_union(origin):
-        for option in arguments:
-            built = _from_plain(value, option)
-            if built is not value:
-                return built
-        return value
-    if isinstance(hint, type) and issubclass(hint, ConfigBase) and isinstance(value, Mapping):
-        return hint.from_dict(value)
-    if origin in (dict, Mapping) and isinstance(value, Mapping):
-        return {key: _from_plain(item, arguments[1]) for key, item in value.items()}
-    if origin in (list, Sequence) and isinstance(value, (list, tuple)):
-        return [_from_plain(item, arguments[0]) for item in value]
-    return value
+    return [_to_plain(item) for item in value] if isinstance(value, list) else value

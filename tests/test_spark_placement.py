@@ -1,0 +1,158 @@
+"""Servers on Spark's executors, tried out on two executors with two slots each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyspark_ps import ConfigurationError, PSConfig, PSMainClient, PSWorkerClient
+from pyspark_ps.placement.executors import list_executors
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
+
+SLOTS = 4
+
+
+@pytest.fixture(scope="module")
+def spark_context() -> Iterator[Any]:
+    from pyspark import SparkConf, SparkContext
+
+    conf = SparkConf().set("spark.ui.enabled", "false")
+    conf.set("spark.ui.showConsoleProgress", "false")
+    context = SparkContext("local-cluster[2,2,1024]", "test_spark_placement", conf=conf)
+    yield context
+    context.stop()
+
+
+def config(**fields: object) -> PSConfig:
+    values = {"num_servers": 2, "embedding_dim": 4, "num_worker_threads": 1, "timeout_seconds": 40}
+    return PSConfig(**{**values, **fields})
+
+
+def parents(pid: int) -> list[int]:
+    """The process's ancestors, nearest first. A server's are: task, Python daemon, executor, ..."""
+    found = []
+    while pid > 1:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                pid = int(file.read().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            break
+        found.append(pid)
+    return found
+
+
+def pids_of(main: PSMainClient) -> list[int]:
+    assert main._running is not None
+    return [int(record["pid"]) for record in main._running.cluster.servers()]
+
+
+def is_running(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def active_tasks(context: Any) -> int:
+    tracker = context.statusTracker()
+    stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+    return sum(stage.numActiveTasks for stage in stages if stage is not None)
+
+
+def train_partition(
+    numbers: Iterator[int], servers: list[dict[str, Any]], plain: dict[str, Any]
+) -> Iterator[int]:
+    with PSWorkerClient(servers, PSConfig.from_dict(plain)) as worker:
+        ids = [int(number) for number in numbers]
+        worker.pull_embeddings(ids)
+        worker.push_gradients({"w": np.ones(2)}, (ids, np.ones((len(ids), 4))))
+    yield len(ids)
+
+
+def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
+    spark_context: Any,
+) -> None:
+    settings = config(
+        optimizer_configs={"sgd": {"learning_rate": 1.0, "momentum": 0}},
+        weight_optimizer="sgd",
+        embedding_optimizer="sgd",
+        embedding_init="zeros",
+    )
+    with PSMainClient(spark_context, settings) as main:
+        assert main.executor_slots_needed() == 2
+        pids = pids_of(main)
+        daemons = [parents(pid)[1] for pid in pids]
+        assert daemons[0] != daemons[1]
+        assert active_tasks(spark_context) == 2
+
+        main.init_weights({"w": (2,)}, "zeros")
+        servers = [info.to_dict() for info in main.get_server_info()]
+        plain = settings.to_dict()
+        trained = (
+            spark_context.parallelize(range(100), 2)
+            .mapPartitions(lambda numbers: train_partition(numbers, servers, plain))
+            .sum()
+        )
+        assert trained == 100
+        worker = main.worker_client()
+        np.testing.assert_array_equal(worker.pull_embeddings(range(100)), -np.ones((100, 4)))
+        np.testing.assert_array_equal(worker.pull_model()["w"], [-2.0, -2.0])
+        stats = main.get_cluster_stats()
+        assert all(server["embeddings"] > 20 for server in stats["servers"])
+        assert servers[0]["metadata"]["secret"].reveal() not in json.dumps(
+            spark_context.getConf().getAll()
+        )
+    assert wait_until(lambda: not any(is_running(pid) for pid in pids))
+    assert wait_until(lambda: active_tasks(spark_context) == 0)
+    # Every slot is free again: as many tasks as there are slots run at the same time.
+    begun = spark_context.parallelize(range(SLOTS), SLOTS).map(
+        lambda _: (time.time(), time.sleep(2))
+    )
+    starts = [start for start, _ in begun.collect()]
+    assert max(starts) - min(starts) < 2
+
+
+def test_too_few_slots_fail_the_start_at_once_and_say_what_to_change(spark_context: Any) -> None:
+    assert sum(executor.slots for executor in list_executors(spark_context)) == SLOTS
+    main = PSMainClient(spark_context, config(num_servers=SLOTS + 1))
+    started = time.monotonic()
+    with pytest.raises(ConfigurationError, match=r"4 of 5 servers .*spark\.executor\.instances"):
+        main.start_servers()
+    assert time.monotonic() - started < 10
+    assert active_tasks(spark_context) == 0
+
+
+def test_a_server_that_dies_is_lost_and_its_slot_free(spark_context: Any) -> None:
+    main = PSMainClient(spark_context, config())
+    main.start_servers()
+    try:
+        os.kill(pids_of(main)[0], signal.SIGKILL)
+        assert wait_until(lambda: main.get_server_info()[0].status == "lost")
+        assert main.get_server_info()[1].status == "running"
+        assert wait_until(lambda: active_tasks(spark_context) == 1)
+    finally:
+        main.shutdown_servers(grace_period_seconds=1)
+    assert wait_until(lambda: active_tasks(spark_context) == 0)
+
+
+def test_a_spark_session_does_as_well_as_a_context(spark_context: Any) -> None:
+    from pyspark.sql import SparkSession
+
+    session = SparkSession(spark_context)
+    with PSMainClient(session, config(num_servers=1, placement="local")) as main:
+        assert main.executor_slots_needed() == 0
+        assert os.getpid() in parents(pids_of(main)[0])
