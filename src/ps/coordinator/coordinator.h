@@ -37,11 +37,14 @@ struct ServerRecord {
   std::int64_t pid = 0;
 };
 
+// [{"server_id","state":"starting|running|lost|stopped","host","port","unix_path","incarnation","pid"}]
+std::string ServersToJson(const std::vector<ServerRecord>& servers);
+
 // Orders membership, table definitions, map epochs (and barriers). Runs in the driver: one thread of
 // its own for its sockets, calls from any thread. Control requests on its listener:
 //   {"op":"register","server_id","host","port","unix_path","incarnation","pid"} -> {}   (from servers; this connection
 //        is then the server's life line: heartbeats on it, its end = the server is lost)
-//   {"op":"heartbeat"}                       -> {"stop": bool}
+//   {"op":"heartbeat"}                       -> {"stop": bool, "grace_seconds"}
 //   {"op":"describe"}                        -> {"definition":{...}}
 //   {"op":"create_table","table":{...}}      -> {"definition":{...}}   same definition again: nothing; another: error
 //   {"op":"define_tensors","tensors":[{"name","shape"}]} -> {"definition":{...},"created":[names]}   another shape: error
@@ -57,7 +60,7 @@ class Coordinator {
   net::Endpoint endpoint() const;
 
   // Until all servers have registered and hold the definition (then they serve). kTimeout names the
-  // servers that are missing.
+  // servers that are missing; another error at once when one was lost or refused the definition.
   Status WaitRunning(SteadyTime deadline);
   std::vector<ServerRecord> Servers() const;
   std::shared_ptr<const sharding::ClusterDefinition> definition() const;

@@ -1,0 +1,111 @@
+#include "ps/server/definer.h"
+
+#include <utility>
+
+namespace ps::server {
+namespace {
+
+Result<store::TableSpec> SpecOf(const sharding::TableDefinition& table, std::uint64_t seed) {
+  store::TableSpec spec;
+  spec.name = table.name;
+  spec.dim = table.dim;
+  spec.optimizer = {table.optimizer.name, table.optimizer.params};
+  PS_ASSIGN_OR_RETURN(spec.initializer.kind, ParseInitKind(table.init));
+  spec.initializer.scale = static_cast<float>(table.init_scale);
+  spec.seed = seed;
+  return spec;
+}
+
+}  // namespace
+
+void Definer::Define(std::string definition_json, Done done) {
+  core_->shards[0]->Post([this, json = std::move(definition_json), done = std::move(done)]() mutable {
+    waiting_.push_back({std::move(json), std::move(done)});
+    if (!busy_) Begin();
+  });
+}
+
+void Definer::Begin() {
+  busy_ = true;
+  std::shared_ptr<Staging> staging;
+  Status status = Prepare(waiting_.front().json, &staging);
+  if (!status.ok() || staging == nullptr) {
+    End(status);
+    return;
+  }
+  ForEachShard(
+      *core_,
+      [this, staging](Shard& shard) {
+        staging->statuses[shard.index()] =
+            MakeTables(shard, *staging, &staging->tables[shard.index()]);
+      },
+      [this, staging] { core_->shards[0]->Post([this, staging] { Made(staging); }); });
+}
+
+// `staging` stays null when there is nothing to do.
+Status Definer::Prepare(const std::string& json, std::shared_ptr<Staging>* staging) {
+  PS_ASSIGN_OR_RETURN(auto parsed, sharding::ClusterDefinition::FromJson(json));
+  DefinitionPtr now = core_->definition();
+  if (now != nullptr && parsed.version <= now->cluster.version) {
+    if (parsed.version < now->cluster.version || parsed.ToJson() == now->cluster.ToJson()) {
+      return Status::Ok();
+    }
+    return InvalidArgument("version " + std::to_string(parsed.version) +
+                           " of the cluster definition is here already with another content");
+  }
+  auto made = std::make_shared<Staging>();
+  PS_ASSIGN_OR_RETURN(made->next, NextDefinition(now, std::move(parsed), core_->options.server_id,
+                                                 static_cast<int>(core_->shards.size())));
+  if (now == nullptr) {
+    const sharding::OptimizerDefinition& dense = made->next->cluster.weight_optimizer;
+    PS_ASSIGN_OR_RETURN(made->weight_optimizer,
+                        optimizers::Optimizer::Create({dense.name, dense.params}));
+  }
+  made->first_table = now == nullptr ? 0 : now->cluster.tables.size();
+  made->tables.resize(core_->shards.size());
+  made->statuses.resize(core_->shards.size());
+  *staging = std::move(made);
+  return Status::Ok();
+}
+
+Status Definer::MakeTables(Shard& shard, const Staging& staging, Tables* tables) const {
+  const sharding::ClusterDefinition& cluster = staging.next->cluster;
+  for (std::size_t i = staging.first_table; i < cluster.tables.size(); ++i) {
+    PS_ASSIGN_OR_RETURN(store::TableSpec spec, SpecOf(cluster.tables[i], cluster.seed));
+    PS_ASSIGN_OR_RETURN(auto table, store::EmbeddingStore::Create(
+                                        std::move(spec), cluster.map.partition_bits,
+                                        &core_->budget, core_->clock, shard.page_pool()));
+    tables->push_back(std::move(table));
+  }
+  return Status::Ok();
+}
+
+void Definer::Made(const std::shared_ptr<Staging>& staging) {
+  Status status;
+  for (const Status& of_shard : staging->statuses) {
+    if (status.ok()) status = of_shard;
+  }
+  if (status.ok() && staging->weight_optimizer != nullptr) {
+    weight_optimizer_ = std::move(staging->weight_optimizer);
+  }
+  auto adopt_or_drop = [this, staging, adopt = status.ok()](Shard& shard) {
+    Tables tables = std::move(staging->tables[shard.index()]);
+    if (!adopt) return;
+    if (!shard.has_weights()) shard.SetWeightOptimizer(weight_optimizer_.get());
+    for (auto& table : tables) shard.AddTable(std::move(table));
+  };
+  ForEachShard(*core_, adopt_or_drop, [this, staging, status] {
+    if (status.ok()) core_->Publish(staging->next);
+    core_->shards[0]->Post([this, status] { End(status); });
+  });
+}
+
+void Definer::End(const Status& status) {
+  Done done = std::move(waiting_.front().done);
+  waiting_.pop_front();
+  busy_ = false;
+  done(status);
+  if (!waiting_.empty() && !busy_) Begin();
+}
+
+}  // namespace ps::server

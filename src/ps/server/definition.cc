@@ -1,0 +1,63 @@
+#include "ps/server/definition.h"
+
+#include <utility>
+
+namespace ps::server {
+namespace {
+
+using sharding::ClusterDefinition;
+
+Status Differs(const std::string& what) {
+  return InvalidArgument("the new cluster definition does not go on from the old one: " + what);
+}
+
+Status CheckFollows(const ClusterDefinition& now, const ClusterDefinition& next) {
+  if (next.seed != now.seed) return Differs("another seed");
+  if (!(next.map == now.map)) return Differs("another partition map");
+  if (!(next.weight_optimizer == now.weight_optimizer)) return Differs("another weight_optimizer");
+  if (next.tables.size() < now.tables.size()) return Differs("fewer tables");
+  for (std::size_t i = 0; i < now.tables.size(); ++i) {
+    if (!next.tables[i].SameAs(now.tables[i])) {
+      return Differs("table " + std::to_string(i) + " was '" + now.tables[i].name + "'" +
+                     (next.tables[i].name == now.tables[i].name ? " with other fields" : ""));
+    }
+  }
+  if (next.tensors.size() < now.tensors.size()) return Differs("fewer dense tensors");
+  for (std::size_t i = 0; i < now.tensors.size(); ++i) {
+    if (next.tensors[i].name != now.tensors[i].name ||
+        next.tensors[i].shape != now.tensors[i].shape) {
+      return Differs("dense tensor " + std::to_string(i) + " was '" + now.tensors[i].name + "'");
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace
+
+Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, ClusterDefinition next,
+                                     std::uint32_t server_id, int shard_count) {
+  if (server_id >= next.map.server_count) {
+    return InvalidArgument("the cluster definition has " + std::to_string(next.map.server_count) +
+                           " servers, none with id " + std::to_string(server_id));
+  }
+  if (now != nullptr) PS_RETURN_IF_ERROR(CheckFollows(now->cluster, next));
+
+  auto serving = std::make_shared<ServingDefinition>();
+  serving->shard_of_partition =
+      now != nullptr ? now->shard_of_partition
+                     : sharding::ShardOfPartition(next.map, server_id, shard_count);
+  for (const sharding::TableDefinition& table : next.tables) {
+    serving->table_salts.push_back(table.salt());
+  }
+  if (now != nullptr) serving->presence = now->presence;
+  for (const sharding::TensorDefinition& tensor : next.tensors) {
+    serving->tensor_salts.push_back(tensor.salt());
+    if (tensor.id >= serving->presence.size()) {
+      serving->presence.push_back(std::make_shared<ChunkPresence>(tensor.chunks()));
+    }
+  }
+  serving->cluster = std::move(next);
+  return DefinitionPtr(std::move(serving));
+}
+
+}  // namespace ps::server

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "ps/base/status.h"
+#include "ps/optimizers/optimizer.h"
+#include "ps/sharding/cluster_definition.h"
+
+namespace ps::server {
+
+// Which chunks of a dense tensor have values on this server: marked by the shards, read by whoever
+// checks a request before anything of it runs. A chunk that has values keeps them. Thread-safe.
+class ChunkPresence {
+ public:
+  explicit ChunkPresence(std::uint32_t chunks)
+      : present_(std::make_unique<std::atomic<bool>[]>(chunks)) {}
+  bool Has(std::uint32_t chunk) const { return present_[chunk].load(std::memory_order_acquire); }
+  void Mark(std::uint32_t chunk) { present_[chunk].store(true, std::memory_order_release); }
+
+ private:
+  std::unique_ptr<std::atomic<bool>[]> present_;
+};
+
+// A cluster definition as one server serves it. Immutable but for the presence of chunks; a request
+// holds the one it began with.
+struct ServingDefinition {
+  sharding::ClusterDefinition cluster;
+  std::vector<int> shard_of_partition;  // -1: another server's
+  std::vector<std::uint64_t> table_salts;
+  std::vector<std::uint64_t> tensor_salts;
+  std::vector<std::shared_ptr<ChunkPresence>> presence;  // by tensor; shared by all versions
+
+  int ShardOfKey(TableId table, Key key) const {
+    return shard_of_partition[PartitionOf(HashKey(table_salts[table], key),
+                                          cluster.map.partition_bits)];
+  }
+  int ShardOfChunk(TensorId tensor, std::uint32_t chunk) const {
+    return shard_of_partition[sharding::PartitionOfChunk(cluster.map, tensor_salts[tensor], chunk)];
+  }
+};
+using DefinitionPtr = std::shared_ptr<const ServingDefinition>;
+
+// Checks that `next` may follow `now` (null: it is the first) on server `server_id`: the same map,
+// seed and dense optimizer, the same tables and tensors under the same numbers, perhaps more of
+// them; then makes it ready to serve. InvalidArgument names what differs.
+Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, sharding::ClusterDefinition next,
+                                     std::uint32_t server_id, int shard_count);
+
+}  // namespace ps::server

@@ -1,0 +1,72 @@
+#include "ps/server/dispatcher.h"
+
+#include <utility>
+
+#include "ps/server/pull.h"
+#include "ps/server/push.h"
+
+namespace ps::server {
+
+Dispatcher::StatePtr Dispatcher::StateOf(const net::ConnectionPtr& connection) {
+  StatePtr& state = connections_[connection->context_index()][connection->id()];
+  if (state == nullptr) state = std::make_shared<ConnectionState>(core_);
+  return state;
+}
+
+void Dispatcher::OnFrame(const net::ConnectionPtr& connection, net::Frame frame) {
+  StatePtr state = StateOf(connection);
+  if (state->broken) return;
+  std::uint64_t request_id = frame.header.request_id;
+  Result<RequestPtr> request = state->assembler.Add(connection, std::move(frame));
+  if (!request.ok()) {
+    core_->errors_total.Add();
+    state->broken = true;
+    connection->SendError(request_id, request.status());
+    connection->Close();
+    return;
+  }
+  if (*request != nullptr) Enqueue(state, std::move(request).value());
+}
+
+void Dispatcher::OnClose(const net::ConnectionPtr& connection, const Status&) {
+  connections_[connection->context_index()].erase(connection->id());
+}
+
+void Dispatcher::Enqueue(const StatePtr& state, RequestPtr request) {
+  if (state->held) {
+    state->waiting.push_back(std::move(request));
+  } else {
+    state->held = !Serve(state, request);
+  }
+}
+
+bool Dispatcher::Serve(const StatePtr& state, const RequestPtr& request) {
+  if (core_->closing.load(std::memory_order_acquire)) {
+    request->Fail(ConnectionError(core_->Name() + " is stopping"));
+    return true;
+  }
+  if (request->type == wire::MessageType::kControl) {
+    control_->Serve(request);
+    return true;
+  }
+  DefinitionPtr definition = core_->definition();
+  if (definition == nullptr) {
+    request->Fail(NotDefined(*core_));
+    return true;
+  }
+  auto release = [this, state] { Released(state); };
+  return request->type == wire::MessageType::kPull
+             ? ServePull(request, std::move(definition), std::move(release))
+             : ServePush(request, std::move(definition), std::move(release));
+}
+
+void Dispatcher::Released(const StatePtr& state) {
+  state->held = false;
+  while (!state->held && !state->waiting.empty()) {
+    RequestPtr next = std::move(state->waiting.front());
+    state->waiting.pop_front();
+    state->held = !Serve(state, next);
+  }
+}
+
+}  // namespace ps::server

@@ -1,0 +1,130 @@
+#include "ps/server/pull.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "ps/base/limits.h"
+
+namespace ps::server {
+namespace {
+
+using wire::MessageType;
+using wire::SectionHead;
+using wire::SectionKind;
+
+class Pull final : public DataRequest {
+ public:
+  using DataRequest::DataRequest;
+
+  // Takes the memory of all reply parts; false when the server has too much under way.
+  bool TakeReplies() {
+    for (FramePlan& frame : plan().frames) {
+      std::size_t bytes = ReplyBytes(frame);
+      if (!request().ticket.TryAdd(bytes)) return false;
+      frame.reply = net::Buffer(bytes);
+      for (const SectionPlan& section : frame.sections) WriteHead(frame, section);
+    }
+    return true;
+  }
+
+ private:
+  SectionHead ReplyHead(const SectionPlan& section) const {
+    SectionHead head = section.view.head;
+    head.flags = 0;
+    if (head.kind != SectionKind::kRows) {
+      head.count = section.unchanged
+                       ? 0
+                       : definition().cluster.tensors[head.id].chunk_floats(head.chunk);
+    }
+    return head;
+  }
+
+  std::size_t ReplyBytes(const FramePlan& frame) const {
+    if (frame.sections.empty()) return 0;
+    const SectionPlan& last = frame.sections.back();
+    return last.reply_offset + wire::kSectionHeadBytes +
+           wire::SectionBodyBytes(MessageType::kPullReply, ReplyHead(last));
+  }
+
+  // The head, and zeros where the body is padded.
+  void WriteHead(FramePlan& frame, const SectionPlan& section) {
+    SectionHead head = ReplyHead(section);
+    std::byte* out = frame.reply.data() + section.reply_offset;
+    wire::EncodeSectionHead(head, out);
+    std::size_t body_bytes = wire::SectionBodyBytes(MessageType::kPullReply, head);
+    if (body_bytes == 0) return;
+    std::memset(out + wire::kSectionHeadBytes + body_bytes - sizeof(float), 0, sizeof(float));
+  }
+
+  void RunSection(Shard& shard, FramePlan& frame, SectionPlan& section,
+                  std::size_t* reserved) override {
+    const SectionHead& head = section.view.head;
+    std::byte* out = frame.reply.data() + section.reply_offset;
+    auto* values = reinterpret_cast<float*>(out + wire::kSectionHeadBytes);
+    if (head.kind == SectionKind::kRows) {
+      SectionPlan::Part part = section.PartOf(shard.index());
+      bool create = (head.flags & wire::kCreateMissing) != 0;
+      shard.table(head.id).Gather(part.keys, part.positions, create, reserved, values);
+      return;
+    }
+    store::WeightStore::View chunk = shard.weights().Get({head.id, head.chunk});
+    section.unchanged = chunk.version == head.version;
+    SectionHead reply_head = ReplyHead(section);
+    reply_head.version = chunk.version;
+    wire::EncodeSectionHead(reply_head, out);
+    if (section.unchanged || chunk.values.empty()) return;
+    std::memcpy(values, chunk.values.data(), chunk.values.size_bytes());
+  }
+
+  void OnFrameDone(std::size_t number) override {
+    FramePlan& frame = plan().frames[number];
+    bool shorter = std::any_of(frame.sections.begin(), frame.sections.end(),
+                               [](const SectionPlan& section) { return section.unchanged; });
+    request().SendPart(number, shorter ? Compacted(frame) : std::move(frame.reply));
+  }
+
+  // The reply without the room kept for chunks that the client has already.
+  net::Buffer Compacted(FramePlan& frame) {
+    std::size_t bytes = 0;
+    for (const SectionPlan& section : frame.sections) bytes += SectionBytes(section);
+    net::Buffer compact(bytes);
+    std::byte* out = compact.data();
+    for (const SectionPlan& section : frame.sections) {
+      std::memcpy(out, frame.reply.data() + section.reply_offset, SectionBytes(section));
+      out += SectionBytes(section);
+    }
+    return compact;
+  }
+
+  std::size_t SectionBytes(const SectionPlan& section) const {
+    return wire::kSectionHeadBytes +
+           wire::SectionBodyBytes(MessageType::kPullReply, ReplyHead(section));
+  }
+
+  void OnDone() override { request().Answered(); }
+  void OnRefused(const Status& status) override { request().Fail(status, /*refused=*/true); }
+};
+
+}  // namespace
+
+bool ServePull(RequestPtr request, DefinitionPtr definition, DataRequest::Release release) {
+  Core& core = *request->core;
+  Result<std::unique_ptr<RequestPlan>> plan =
+      PlanRequest(MessageType::kPull, request->frames, *definition,
+                  static_cast<int>(core.shards.size()), PayloadBytesMax(core.options));
+  if (!plan.ok()) {
+    request->Fail(plan.status());
+    return true;
+  }
+  auto pull = std::make_shared<Pull>(request, std::move(definition), std::move(plan).value());
+  if (!pull->TakeReplies()) {
+    request->Fail(ConnectionError(core.Name() + " is busy: no room for the replies of this pull; "
+                                                "try again, or ask for fewer keys at once"),
+                  /*refused=*/true);
+    return true;
+  }
+  return pull->Start(std::move(release));
+}
+
+}  // namespace ps::server

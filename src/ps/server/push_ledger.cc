@@ -1,0 +1,139 @@
+#include "ps/server/push_ledger.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ps::server {
+namespace {
+
+std::string Name(std::uint64_t stream, std::uint64_t sequence) {
+  return "sequence " + std::to_string(sequence) + " of stream " + std::to_string(stream);
+}
+
+}  // namespace
+
+PushLedger::PushLedger(const Clock* clock, std::size_t window, std::size_t streams_max)
+    : clock_(clock), window_(window), streams_max_(streams_max) {}
+
+Result<PushLedger::Outcome> PushLedger::Begin(std::uint64_t id, std::uint64_t sequence,
+                                              Waiter waiter) {
+  if (id == 0) return InvalidArgument("stream 0 cannot carry numbered requests");
+  std::lock_guard lock(mutex_);
+  PS_ASSIGN_OR_RETURN(Stream * stream, FindOrAdd(id, sequence));
+  Touch(*stream);
+
+  for (InProgress& entry : stream->in_progress) {
+    if (entry.sequence != sequence) continue;
+    entry.waiters.push_back(std::move(waiter));
+    return Outcome{Decision::kWait, ""};
+  }
+  bool below_window = sequence < stream->highest && stream->highest - sequence >= window_;
+  bool done = below_window || (sequence <= stream->highest && stream->done[sequence % window_]);
+  if (done) {
+    auto kept = std::find_if(stream->answers.begin(), stream->answers.end(),
+                             [&](const auto& answer) { return answer.first == sequence; });
+    return Outcome{Decision::kDone, kept == stream->answers.end() ? "{}" : kept->second};
+  }
+  PS_RETURN_IF_ERROR(Slide(*stream, id, sequence));
+  stream->in_progress.push_back({sequence, {}});
+  return Outcome{Decision::kRun, ""};
+}
+
+Result<PushLedger::Stream*> PushLedger::FindOrAdd(std::uint64_t id, std::uint64_t sequence) {
+  if (auto found = streams_.find(id); found != streams_.end()) return &found->second;
+  if (streams_.size() >= streams_max_ && !MakeRoom()) {
+    return ResourceExhausted(
+        "the server remembers " + std::to_string(streams_max_) +
+        " streams of numbered requests, all in use within the last 10 minutes; end streams that "
+        "are finished, or try again later");
+  }
+  Stream& stream = streams_[id];
+  stream.highest = sequence;
+  stream.done.resize(window_);
+  stream.recency = recency_.insert(recency_.end(), id);
+  return &stream;
+}
+
+bool PushLedger::MakeRoom() {
+  SteadyTime now = clock_->Now();
+  for (std::uint64_t id : recency_) {
+    auto at = streams_.find(id);
+    if (now - at->second.used < kStreamIdleMin) return false;
+    if (!at->second.in_progress.empty()) continue;
+    Erase(at);
+    return true;
+  }
+  return false;
+}
+
+void PushLedger::Touch(Stream& stream) {
+  stream.used = clock_->Now();
+  recency_.splice(recency_.end(), recency_, stream.recency);
+}
+
+void PushLedger::Erase(Streams::iterator at) {
+  recency_.erase(at->second.recency);
+  streams_.erase(at);
+}
+
+// Moves the window up to `sequence` when that is the highest so far.
+Status PushLedger::Slide(Stream& stream, std::uint64_t id, std::uint64_t sequence) {
+  if (sequence <= stream.highest) return Status::Ok();
+  for (const InProgress& entry : stream.in_progress) {
+    if (sequence - entry.sequence < window_) continue;
+    return ResourceExhausted(Name(id, sequence) + ": sequence " + std::to_string(entry.sequence) +
+                             " is still in progress, and at most " + std::to_string(window_) +
+                             " of a stream may be in flight at once");
+  }
+  std::uint64_t steps = std::min<std::uint64_t>(sequence - stream.highest, window_);
+  for (std::uint64_t i = 0; i < steps; ++i) stream.done[(sequence - i) % window_] = false;
+  stream.highest = sequence;
+  return Status::Ok();
+}
+
+std::vector<PushLedger::Waiter> PushLedger::Finish(std::uint64_t id, std::uint64_t sequence,
+                                                   bool done, const std::string& answer) {
+  std::lock_guard lock(mutex_);
+  auto at = streams_.find(id);
+  if (at == streams_.end()) return {};
+  Stream& stream = at->second;
+  auto entry = std::find_if(stream.in_progress.begin(), stream.in_progress.end(),
+                            [&](const InProgress& e) { return e.sequence == sequence; });
+  if (entry == stream.in_progress.end()) return {};
+  std::vector<Waiter> waiters = std::move(entry->waiters);
+  stream.in_progress.erase(entry);
+  if (done) {
+    stream.done[sequence % window_] = true;
+    if (!answer.empty()) {
+      if (stream.answers.size() == kAnswersKeptMax) stream.answers.erase(stream.answers.begin());
+      stream.answers.emplace_back(sequence, answer);
+    }
+  }
+  if (stream.ended && stream.in_progress.empty()) Erase(at);
+  return waiters;
+}
+
+void PushLedger::Commit(std::uint64_t id, std::uint64_t sequence, const std::string& answer) {
+  for (const Waiter& waiter : Finish(id, sequence, true, answer)) waiter(Status::Ok(), answer);
+}
+
+void PushLedger::Abort(std::uint64_t id, std::uint64_t sequence, const Status& why) {
+  for (const Waiter& waiter : Finish(id, sequence, false, "")) waiter(why, "");
+}
+
+void PushLedger::End(std::span<const std::uint64_t> streams) {
+  std::lock_guard lock(mutex_);
+  for (std::uint64_t id : streams) {
+    auto at = streams_.find(id);
+    if (at == streams_.end()) continue;
+    at->second.ended = true;
+    if (at->second.in_progress.empty()) Erase(at);
+  }
+}
+
+std::size_t PushLedger::stream_count() const {
+  std::lock_guard lock(mutex_);
+  return streams_.size();
+}
+
+}  // namespace ps::server

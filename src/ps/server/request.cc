@@ -1,0 +1,51 @@
+#include "ps/server/request.h"
+
+#include <cstring>
+
+namespace ps::server {
+
+void Request::Fail(const Status& status, bool refused) {
+  core->errors_total.Add();
+  if (refused) core->refusals_total.Add();
+  Answered();
+  connection->SendError(id, status);
+}
+
+void Request::ReplyControl(const std::string& json) {
+  net::Buffer payload(json.size());
+  if (!json.empty()) std::memcpy(payload.data(), json.data(), json.size());
+  Answered();
+  Reply(wire::MessageType::kControlReply, std::move(payload));
+}
+
+void Request::ReplyPush() {
+  Answered();
+  Reply(wire::MessageType::kPushReply, net::Buffer());
+}
+
+void Request::Reply(wire::MessageType reply_type, net::Buffer payload) {
+  wire::FrameHeader header;
+  header.type = reply_type;
+  header.request_id = id;
+  connection->Send(header, std::move(payload));
+}
+
+void Request::SendPart(std::uint64_t part, net::Buffer payload) {
+  wire::FrameHeader header;
+  header.type = wire::MessageType::kPullReply;
+  header.request_id = id;
+  header.sequence = part;
+  if (part + 1 < frames.size()) header.flags = wire::kMore;
+  connection->Send(header, std::move(payload));
+}
+
+void Request::Answered() {
+  core->requests_total.Add();
+  LatencyByType& latency = core->shards[connection->context_index()]->latency();
+  LatencyHistogram& histogram = type == wire::MessageType::kPull   ? latency.pull
+                                : type == wire::MessageType::kPush ? latency.push
+                                                                   : latency.control;
+  histogram.Record(core->clock->Now() - arrived);
+}
+
+}  // namespace ps::server

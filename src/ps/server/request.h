@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ps/base/clock.h"
+#include "ps/base/status.h"
+#include "ps/net/listener.h"
+#include "ps/server/core.h"
+#include "ps/server/in_flight.h"
+
+namespace ps::server {
+
+// One whole request as it came over a connection, and the way back. Held by shared_ptr by whoever
+// works on it; answered exactly once (Fail, ReplyControl, ReplyPush, or Answered after all parts of a
+// pull), from any thread.
+struct Request {
+  Request(Core* the_core, net::ConnectionPtr the_connection, const wire::FrameHeader& first)
+      : core(the_core),
+        connection(std::move(the_connection)),
+        type(first.type),
+        id(first.request_id),
+        stream(first.stream),
+        sequence(first.sequence),
+        ticket(&the_core->in_flight) {}
+
+  Core* const core;
+  const net::ConnectionPtr connection;
+  const wire::MessageType type;
+  const std::uint64_t id;
+  const std::uint64_t stream;
+  const std::uint64_t sequence;
+  std::vector<net::Frame> frames;
+  SteadyTime arrived;  // with its last frame
+  Ticket ticket;
+
+  void Fail(const Status& status, bool refused = false);
+  void ReplyControl(const std::string& json);
+  void ReplyPush();
+  void SendPart(std::uint64_t part, net::Buffer payload);
+  void Answered();
+
+ private:
+  void Reply(wire::MessageType reply_type, net::Buffer payload);
+};
+using RequestPtr = std::shared_ptr<Request>;
+
+}  // namespace ps::server

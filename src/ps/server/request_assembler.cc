@@ -1,0 +1,80 @@
+#include "ps/server/request_assembler.h"
+
+#include "ps/base/limits.h"
+
+namespace ps::server {
+namespace {
+
+// What a frame costs beside its payload; so that empty frames do not add up for nothing.
+constexpr std::size_t kFrameOverheadBytes = 256;
+
+}  // namespace
+
+Result<RequestPtr> RequestAssembler::Add(const net::ConnectionPtr& connection, net::Frame frame) {
+  const wire::FrameHeader header = frame.header;
+  PS_RETURN_IF_ERROR(CheckFrame(header));
+  if (request_ == nullptr) {
+    request_ = std::make_shared<Request>(core_, connection, header);
+    refusal_ = Status::Ok();
+  }
+  Take(std::move(frame));
+  if ((header.flags & wire::kMore) != 0) return RequestPtr();
+
+  RequestPtr whole = std::move(request_);
+  request_ = nullptr;
+  whole->arrived = core_->clock->Now();
+  if (refusal_.ok()) return whole;
+  whole->Fail(refusal_, /*refused=*/true);
+  return RequestPtr();
+}
+
+Status RequestAssembler::CheckFrame(const wire::FrameHeader& header) const {
+  bool is_request = header.type == wire::MessageType::kPull ||
+                    header.type == wire::MessageType::kPush ||
+                    header.type == wire::MessageType::kControl;
+  if (!is_request) {
+    return DataCorruption("a frame of type " + std::to_string(static_cast<int>(header.type)) +
+                          " is not a request");
+  }
+  bool belongs = request_ == nullptr ||
+                 (header.type == request_->type && header.request_id == request_->id &&
+                  header.stream == request_->stream);
+  if (!belongs) {
+    return DataCorruption("a frame of request " + std::to_string(header.request_id) +
+                          " among those of request " + std::to_string(request_->id));
+  }
+  return Status::Ok();
+}
+
+void RequestAssembler::Take(net::Frame frame) {
+  if (!refusal_.ok()) return;
+  std::size_t bytes = frame.payload.size() + kFrameOverheadBytes;
+  refusal_ = Refusal(bytes);
+  if (refusal_.ok()) {
+    request_->frames.push_back(std::move(frame));
+    return;
+  }
+  request_->frames.clear();
+  request_->ticket.Release();
+}
+
+// Ok when the bytes are taken.
+Status RequestAssembler::Refusal(std::size_t bytes) const {
+  std::size_t all = request_->ticket.bytes() + bytes;
+  if (request_->type == wire::MessageType::kControl && all > limits::kControlPayloadBytesMax) {
+    return ResourceExhausted(core_->Name() + ": a control request of more than " +
+                             std::to_string(limits::kControlPayloadBytesMax) + " bytes");
+  }
+  if (all > core_->in_flight.bytes_max()) {
+    return ResourceExhausted(core_->Name() + ": one request of more than " +
+                             std::to_string(core_->in_flight.bytes_max()) +
+                             " bytes, the server's limit for all requests under way; send less at "
+                             "once");
+  }
+  if (request_->ticket.TryAdd(bytes)) return Status::Ok();
+  return ConnectionError(core_->Name() + " is busy: requests of " +
+                         std::to_string(core_->in_flight.bytes()) + " bytes are under way, at most " +
+                         std::to_string(core_->in_flight.bytes_max()) + "; try again");
+}
+
+}  // namespace ps::server

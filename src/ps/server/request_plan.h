@@ -1,0 +1,63 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ps/base/status.h"
+#include "ps/net/listener.h"
+#include "ps/server/definition.h"
+#include "ps/wire/messages.h"
+
+namespace ps::server {
+
+// One section of a request, split by shard.
+struct SectionPlan {
+  wire::SectionView view;
+  int only_shard = -1;  // the whole section is this shard's; -1: several shards', or no keys
+  // Several shards': keys in order of shard, where each stands in the section, and where each
+  // shard's begin (shard_count + 1 numbers).
+  std::unique_ptr<Key[]> keys;
+  std::unique_ptr<std::uint32_t[]> positions;
+  std::vector<std::uint32_t> begin;
+
+  std::size_t reply_offset = 0;  // pull: of its head in the reply
+  bool unchanged = false;        // pull of a chunk: the client has this version
+
+  struct Part {
+    std::span<const Key> keys;
+    const std::uint32_t* positions = nullptr;  // null: key i stands at i
+  };
+  // A shard's keys (none: an empty part). Rows only.
+  Part PartOf(int shard) const;
+  bool Concerns(int shard) const { return only_shard == shard || !PartOf(shard).keys.empty(); }
+};
+
+struct FramePlan {
+  std::vector<SectionPlan> sections;
+  net::Buffer reply;  // pull
+  std::atomic<int> shards_left{0};
+};
+
+// A pull or push, decoded and checked, and dealt out to the shards. Points into the request's frames.
+struct RequestPlan {
+  std::deque<FramePlan> frames;
+  std::vector<std::uint64_t> new_rows_max;  // by shard: keys that may make a row
+  std::vector<bool> concerns;               // by shard
+  bool has_chunks = false;
+
+  std::uint64_t new_rows_max_total() const;
+};
+
+// Checks everything that can be wrong with a request before any of it runs: sections, tables, dims,
+// whether keys and chunks are this server's, chunk sizes, whether chunks have values. The message
+// names section and value. `reply_bytes_max`: of one part of a pull's reply.
+Result<std::unique_ptr<RequestPlan>> PlanRequest(wire::MessageType type,
+                                                 std::span<const net::Frame> frames,
+                                                 const ServingDefinition& definition,
+                                                 int shard_count, std::size_t reply_bytes_max);
+
+}  // namespace ps::server

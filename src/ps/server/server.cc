@@ -1,0 +1,270 @@
+#include "ps/server/server.h"
+
+#include <pthread.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <future>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "ps/server/control.h"
+#include "ps/server/coordinator_link.h"
+#include "ps/server/core.h"
+#include "ps/server/definer.h"
+#include "ps/server/dispatcher.h"
+#include "ps/server/stats.h"
+#include "ps/server/sweeps.h"
+#include "ps/sharding/json_fields.h"
+#include "ps/wire/handshake.h"
+
+namespace ps::server {
+namespace {
+
+constexpr int kShardThreadsMax = 256;
+constexpr Duration kDrainPoll = std::chrono::milliseconds(2);
+// How long the end waits for shard threads to take notice (they may be amid a step).
+constexpr Duration kBarrierTimeout = std::chrono::seconds(5);
+
+Status CheckOptions(const ServerOptions& options) {
+  auto wrong = [](const std::string& field, const std::string& value, const std::string& allowed) {
+    return Status(StatusCode::kConfiguration, field + " is " + value + ", allowed is " + allowed);
+  };
+  if (options.server_id >= limits::kServersMax) {
+    return wrong("server_id", std::to_string(options.server_id),
+                 "0 to " + std::to_string(limits::kServersMax - 1));
+  }
+  if (options.shard_threads < 1 || options.shard_threads > kShardThreadsMax) {
+    return wrong("shard_threads", std::to_string(options.shard_threads),
+                 "1 to " + std::to_string(kShardThreadsMax));
+  }
+  if (!(options.driver_silence_seconds > 0.0)) {
+    return wrong("driver_silence_seconds", std::to_string(options.driver_silence_seconds),
+                 "more than 0");
+  }
+  if (options.requests_in_flight_bytes_max < PayloadBytesMax(options)) {
+    return wrong("requests_in_flight_bytes_max",
+                 std::to_string(options.requests_in_flight_bytes_max),
+                 "at least one message, " + std::to_string(PayloadBytesMax(options)));
+  }
+  return Status::Ok();
+}
+
+Result<std::uint64_t> DrawIncarnation() {
+  PS_ASSIGN_OR_RETURN(wire::Nonce nonce, wire::RandomNonce());
+  std::uint64_t incarnation = 0;
+  std::memcpy(&incarnation, nonce.data(), sizeof(incarnation));
+  return incarnation == 0 ? 1 : incarnation;  // 0 means "any"
+}
+
+// Empty when the folder's name leaves no room: Unix socket paths end at 107 bytes.
+std::string UnixPath(const ServerOptions& options, std::uint64_t incarnation) {
+  if (options.unix_dir.empty()) return "";
+  char name[48];
+  std::snprintf(name, sizeof(name), "/ps-%u-%08x.sock", options.server_id,
+                static_cast<unsigned>(incarnation >> 32));
+  std::string path = options.unix_dir + name;
+  return path.size() < sizeof(sockaddr_un::sun_path) ? path : "";
+}
+
+ServerOptions WithAdvertisedHost(ServerOptions options) {
+  if (options.advertised_host.empty()) {
+    options.advertised_host = options.bind_host.empty() ? "127.0.0.1" : options.bind_host;
+  }
+  return options;
+}
+
+}  // namespace
+
+struct Server::Impl {
+  Impl(ServerOptions options, const Clock* clock, std::uint64_t incarnation)
+      : core(WithAdvertisedHost(std::move(options)), clock, incarnation) {}
+
+  Status Start();
+  void End(const std::string& why, Duration grace, bool may_hurry);
+  void CloseWhenAsked();
+  void Close();
+  void WaitForRequests();
+  bool Barrier();
+  std::string RegistrationJson() const;
+
+  Core core;
+  Definer definer{&core};
+  Sweeps sweeps{&core};
+  Control control{&core, &definer, &sweeps};
+  std::unique_ptr<Dispatcher> dispatcher;
+  std::unique_ptr<CoordinatorLink> link;
+  std::string last_stats = "{}";
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool ending = false;
+  bool ended = false;
+  std::string reason;
+  SteadyTime grace_end;
+  std::thread closer;  // waits for the end, then does all of it
+};
+
+Status Server::Impl::Start() {
+  PS_RETURN_IF_ERROR(CheckOptions(core.options));
+  std::vector<asio::io_context*> contexts;
+  for (int i = 0; i < core.options.shard_threads; ++i) {
+    core.shards.push_back(std::make_unique<Shard>(i));
+    contexts.push_back(&core.shards.back()->context());
+  }
+  dispatcher = std::make_unique<Dispatcher>(&core, &control);
+  core.end = [this](const std::string& why, Duration grace) { End(why, grace, false); };
+
+  net::ListenerOptions listen;
+  listen.host = core.options.bind_host;
+  listen.port_base = core.options.port_base;
+  listen.unix_path = UnixPath(core.options, core.incarnation);
+  listen.secret = core.options.secret;
+  listen.identity = {core.options.server_id, core.incarnation};
+  listen.payload_bytes_max = PayloadBytesMax(core.options);
+  listen.compression = core.options.compression;
+  PS_ASSIGN_OR_RETURN(core.listener, net::Listener::Start(listen, contexts, dispatcher.get()));
+  for (auto& shard : core.shards) shard->Start();
+  closer = std::thread([this] { CloseWhenAsked(); });
+
+  if (core.options.coordinator.host.empty()) return Status::Ok();
+  CoordinatorLink::Options line;
+  line.coordinator = core.options.coordinator;
+  line.secret = core.options.secret;
+  line.registration_json = RegistrationJson();
+  line.driver_silence = std::chrono::duration_cast<Duration>(
+      std::chrono::duration<double>(core.options.driver_silence_seconds));
+  Result<std::unique_ptr<CoordinatorLink>> started =
+      CoordinatorLink::Start(std::move(line), core.end);
+  if (!started.ok()) return started.status();
+  std::lock_guard lock(mutex);
+  link = std::move(started).value();
+  return Status::Ok();
+}
+
+std::string Server::Impl::RegistrationJson() const {
+  return sharding::Dump({{"op", "register"},
+                         {"server_id", core.options.server_id},
+                         {"host", core.options.advertised_host},
+                         {"port", core.listener->port()},
+                         {"unix_path", core.listener->unix_path()},
+                         {"incarnation", core.incarnation},
+                         {"pid", static_cast<std::int64_t>(::getpid())}});
+}
+
+// The first reason stays; `may_hurry` may shorten the grace of an end under way.
+void Server::Impl::End(const std::string& why, Duration grace, bool may_hurry) {
+  std::lock_guard lock(mutex);
+  SteadyTime until = std::chrono::steady_clock::now() + grace;
+  if (!ending) {
+    ending = true;
+    reason = why;
+    grace_end = until;
+  } else if (may_hurry) {
+    grace_end = std::min(grace_end, until);
+  }
+  changed.notify_all();
+}
+
+void Server::Impl::CloseWhenAsked() {
+  pthread_setname_np(pthread_self(), "ps-closer");
+  {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [this] { return ending; });
+  }
+  Close();
+  std::lock_guard lock(mutex);
+  ended = true;
+  changed.notify_all();
+}
+
+void Server::Impl::Close() {
+  core.closing.store(true, std::memory_order_release);
+  WaitForRequests();
+  Barrier();  // the answers of the last requests are on their connections now
+  core.cut_short.store(true);
+  std::unique_ptr<CoordinatorLink> line;
+  {
+    std::lock_guard lock(mutex);
+    line = std::move(link);
+  }
+  line.reset();
+  core.listener->Stop();
+  Barrier();
+  for (auto& shard : core.shards) shard->StopAndJoin();
+  std::size_t ran = 1;
+  while (ran > 0) {
+    ran = 0;
+    for (auto& shard : core.shards) ran += shard->Drain();
+  }
+}
+
+void Server::Impl::WaitForRequests() {
+  std::unique_lock lock(mutex);
+  while (core.in_flight.requests() > 0 && std::chrono::steady_clock::now() < grace_end) {
+    changed.wait_for(lock, kDrainPoll);
+  }
+}
+
+// Waits until every shard has run what was posted so far, and reads the last statistics meanwhile.
+bool Server::Impl::Barrier() {
+  auto stats = std::make_shared<std::promise<std::string>>();
+  std::future<std::string> read = stats->get_future();
+  CollectStats(core, [stats](std::string json) { stats->set_value(std::move(json)); });
+  if (read.wait_for(kBarrierTimeout) != std::future_status::ready) return false;
+  std::lock_guard lock(mutex);
+  last_stats = read.get();
+  return true;
+}
+
+Result<std::unique_ptr<Server>> Server::Start(ServerOptions options, const Clock* clock) {
+  PS_ASSIGN_OR_RETURN(std::uint64_t incarnation, DrawIncarnation());
+  std::unique_ptr<Server> server(
+      new Server(std::make_unique<Impl>(std::move(options), clock, incarnation)));
+  PS_RETURN_IF_ERROR(server->impl_->Start());
+  return server;
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() {
+  Stop(Duration::zero());
+  if (impl_->closer.joinable()) impl_->closer.join();
+  impl_->link.reset();  // there is one when the end came before Start had taken it in
+}
+
+int Server::port() const { return impl_->core.listener->port(); }
+std::string Server::unix_path() const { return impl_->core.listener->unix_path(); }
+std::uint64_t Server::incarnation() const { return impl_->core.incarnation; }
+
+std::optional<std::string> Server::WaitEnded(Duration timeout) {
+  std::unique_lock lock(impl_->mutex);
+  if (!impl_->changed.wait_for(lock, timeout, [this] { return impl_->ended; })) {
+    return std::nullopt;
+  }
+  return impl_->reason;
+}
+
+void Server::Stop(Duration grace) {
+  if (!impl_->closer.joinable()) return;
+  impl_->End("Stop was called", grace, /*may_hurry=*/true);
+  std::unique_lock lock(impl_->mutex);
+  impl_->changed.wait(lock, [this] { return impl_->ended; });
+}
+
+std::string Server::StatsJson() {
+  auto stats = std::make_shared<std::promise<std::string>>();
+  std::future<std::string> read = stats->get_future();
+  if (!impl_->core.closing.load()) {
+    CollectStats(impl_->core, [stats](std::string json) { stats->set_value(std::move(json)); });
+    if (read.wait_for(kBarrierTimeout) == std::future_status::ready) return read.get();
+  }
+  std::lock_guard lock(impl_->mutex);
+  return impl_->last_stats;
+}
+
+}  // namespace ps::server

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
+#include <asio/post.hpp>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "ps/base/metrics.h"
+#include "ps/store/embedding_store.h"
+#include "ps/store/page_pool.h"
+#include "ps/store/weight_store.h"
+
+namespace ps::server {
+
+// How long requests took from their last frame's arrival to their answer.
+struct LatencyByType {
+  LatencyHistogram pull;
+  LatencyHistogram push;
+  LatencyHistogram control;
+};
+
+// One thread of a server with what it alone may touch: the rows and chunks of its partitions.
+// Share-nothing: other threads post to it; what is posted by one thread runs in that order.
+class Shard {
+ public:
+  explicit Shard(int index) : index_(index), context_(1) {}
+  ~Shard() { StopAndJoin(); }
+  Shard(const Shard&) = delete;
+
+  void Start();
+  // What is posted and has not run stays posted; see Drain. Not from the shard's own thread.
+  void StopAndJoin();
+  // After StopAndJoin, on the caller's thread: runs what was posted; how many handlers that were.
+  std::size_t Drain();
+
+  template <typename Function>
+  void Post(Function&& function) {
+    asio::post(context_, std::forward<Function>(function));
+  }
+
+  int index() const { return index_; }
+  asio::io_context& context() { return context_; }
+  LatencyByType& latency() { return latency_; }  // thread-safe
+
+  // --- the shard's thread only
+  store::EmbeddingStore& table(TableId id) { return *tables_[id]; }
+  std::size_t table_count() const { return tables_.size(); }
+  void AddTable(std::unique_ptr<store::EmbeddingStore> table) {
+    tables_.push_back(std::move(table));
+  }
+  const std::shared_ptr<store::PagePool>& page_pool() { return page_pool_; }
+  store::WeightStore& weights() { return *weights_; }
+  bool has_weights() const { return weights_.has_value(); }
+  void SetWeightOptimizer(const optimizers::Optimizer* optimizer) { weights_.emplace(optimizer); }
+
+ private:
+  const int index_;
+  asio::io_context context_;
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work_;
+  std::shared_ptr<store::PagePool> page_pool_ = std::make_shared<store::PagePool>();
+  std::vector<std::unique_ptr<store::EmbeddingStore>> tables_;
+  std::optional<store::WeightStore> weights_;
+  LatencyByType latency_;
+  std::thread thread_;
+};
+
+}  // namespace ps::server
