@@ -22,13 +22,14 @@ if TYPE_CHECKING:
         parse_date_range,
     )
     from distributed_trainer.errors import TrainingError
+    from distributed_trainer.results import DayTrainingResult
     from distributed_trainer.tf_model_wrapper import TFModelWrapper
     from distributed_trainer.thread_config import (
         ThreadConfig,
         configure_threads,
         get_optimal_thread_config,
     )
-    from distributed_trainer.trainer import DayTrainingResult, DistributedTrainer
+    from distributed_trainer.trainer import DistributedTrainer
     from distributed_trainer.worker import WorkerTrainer, WorkerTrainingResult
 
 _MODULES = {
@@ -38,7 +39,8 @@ _MODULES = {
     "errors": ("TrainingError",),
     "tf_model_wrapper": ("TFModelWrapper",),
     "thread_config": ("ThreadConfig", "configure_threads", "get_optimal_thread_config"),
-    "trainer": ("DayTrainingResult", "DistributedTrainer"),
+    "results": ("DayTrainingResult",),
+    "trainer": ("DistributedTrainer",),
     "worker": ("WorkerTrainer", "WorkerTrainingResult"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

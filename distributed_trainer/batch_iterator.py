@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -221,7 +221,7 @@ def _lookups(positions: NDArray[np.int32], offsets: NDArray[np.int64]) -> Lookup
 _END = object()
 
 
-def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """Runs `items` in a thread of its own, at most `depth` items ahead (0 = no thread).
 
     Its errors are raised here. Closing the iterator ends the thread, after the item that it is

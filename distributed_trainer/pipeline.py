@@ -1,9 +1,9 @@
 """The order in which a worker pulls, computes and pushes.
 
 With prefetch depth d the requests of one worker reach the servers in this order, whatever the
-timing: pull 0 .. pull d, push 0, pull d+1, push 1, pull d+2, ... So the result of one worker depends
-on its data and on d alone. One thread does the requests, one reads ahead, the caller's computes;
-d = 0 does everything in the caller's thread: pull, step, push.
+timing: pull 0 .. pull d, push 0, pull d+1, push 1, pull d+2, ... So the result of one worker
+depends on its data and on d alone. One thread does the requests, one reads ahead, the caller's
+computes; d = 0 does everything in the caller's thread: pull, step, push.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ Rows = dict[str, NDArray[np.float32]]
 
 @dataclass
 class NumberedBatch:
-    """A batch, the push stream that it belongs to, and its number in it."""
+    """A batch and the push stream that it belongs to; its place in the order is its number there."""
 
     batch: KeyBatch
     stream: str
-    index: int
     rate_scale: float = 1.0
     seed: int = 0
 
@@ -110,7 +109,7 @@ class Pipeline:
         step: Callable[[NumberedBatch, Rows, Rows], StepResult],
         watch: StopWatch,
     ) -> None:
-        """Trains on all batches; when it returns every push is applied. The first error is raised."""
+        """Trains on all batches; when it returns every push is applied. Raises the first error."""
         if self._depth == 0:
             self._train_synchronously(batches, step, watch)
             return

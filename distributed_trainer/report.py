@@ -1,4 +1,4 @@
-"""A training's history as pictures: a PNG, and a page that holds it together with the days' table."""
+"""A training's history as pictures: a PNG, and a page that holds it and the days' table."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def _quality(axes: Axes, days: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title(f"{name} by day")
     axes.plot(
         [day["metrics"].get(name, float("nan")) for day in days],
-        color="tab:gray", linewidth=1, label="while training on the day",
+        color="tab:gray",
+        linewidth=1,
+        label="while training on the day",
     )
     before = [(i, day["validation"][name]) for i, day in enumerate(days) if day["validation"]]
     if before:
@@ -122,7 +124,8 @@ def _page(history: Sequence[Mapping[str, Any]], picture: Path, title: str) -> st
         "img{max-width:100%}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
         "td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}"
         f"</style></head><body><h1>{html.escape(title)}</h1>"
-        f"<img alt='metrics, loss, table growth and time by day' src='data:image/png;base64,{image}'>"
+        "<img alt='metrics, loss, table growth and time by day' "
+        f"src='data:image/png;base64,{image}'>"
         "<h2>Days</h2><table><tr>"
         + "".join(f"<th>{html.escape(head)}</th>" for head in heads)
         + f"</tr>\n{rows}</table></body></html>\n"

@@ -58,7 +58,9 @@ class DayTrainingResult:
         }
 
 
-def summarize(days: Sequence[DayTrainingResult], totals: TaskReport, seconds: float) -> dict[str, Any]:
+def summarize(
+    days: Sequence[DayTrainingResult], totals: TaskReport, seconds: float
+) -> dict[str, Any]:
     """The summary of a range; `totals` are the merged sums of the days that were trained."""
     return {
         "start_date": days[0].date,

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ from distributed_trainer.data_loader import (
 from distributed_trainer.errors import TrainingError
 from distributed_trainer.pools import TaskOutcome, WorkerPool, WorkerSpec
 from distributed_trainer.progress import RangeProgress
-from distributed_trainer.results import NO_DATA, TRAINED, DayTrainingResult, summarize
+from distributed_trainer.results import NO_DATA, TRAINED, summarize
+from distributed_trainer.results import DayTrainingResult as DayTrainingResult
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.worker import WorkerTrainingResult, define_on_servers
 from pyspark_ps import PSMainClient
@@ -62,7 +63,7 @@ class DistributedTrainer:
         config: everything else.
 
     Raises:
-        ConfigurationError: an invalid configuration; names the field, the value and what is allowed.
+        ConfigurationError: an invalid configuration; names field, value and what is allowed.
     """
 
     def __init__(self, spark_context: Any, config: TrainerConfig) -> None:
@@ -175,7 +176,7 @@ class DistributedTrainer:
         return SparkPool(self._context, spec)
 
     def _check_slots(self) -> None:
-        """Says in time, with the numbers, when servers and workers do not fit into Spark's slots."""
+        """Says in time, with the numbers, when Spark has no slots for servers and workers."""
         if self._context is None:
             return
         from distributed_trainer.pools.spark import count_slots
@@ -192,7 +193,10 @@ class DistributedTrainer:
             logger.warning(
                 "%d workers share %d task slots (%d slots, %d of them taken by servers): they run "
                 "in waves. Lower TrainerConfig.num_workers or give Spark more cores",
-                self.config.num_workers, slots - servers, slots, servers,
+                self.config.num_workers,
+                slots - servers,
+                slots,
+                servers,
             )
 
     def shutdown(self) -> None:
@@ -399,9 +403,7 @@ class DistributedTrainer:
         values = np.concatenate(parts)
         return {"prediction": values[:, 0] if values.shape[1] == 1 else values}
 
-    def _units_to_look_at(
-        self, date_or_path: str | datetime.date
-    ) -> tuple[str, list[UnitOfWork]]:
+    def _units_to_look_at(self, date_or_path: str | datetime.date) -> tuple[str, list[UnitOfWork]]:
         self._check_open()
         path = str(date_or_path)
         if isinstance(date_or_path, datetime.date) or _is_date(path):

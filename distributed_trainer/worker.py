@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from distributed_trainer.batch_iterator import read_ahead, unit_batches
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import S3ParquetDataLoader, UnitOfWork, units_of_work
+from distributed_trainer.data_loader import S3ParquetDataLoader, units_of_work
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
@@ -191,14 +191,10 @@ class WorkerTrainer:
     def _train(
         self, task: WorkerTask, client: PSWorkerClient, report: TaskReport, watch: StopWatch
     ) -> None:
-        pipeline = Pipeline(
-            client, self._wrapper.get_trainable_names(), self.config.prefetch_depth
-        )
+        pipeline = Pipeline(client, self._wrapper.get_trainable_names(), self.config.prefetch_depth)
 
         def step(numbered: NumberedBatch, rows: Rows, weights: Rows) -> StepResult:
-            result: StepResult = self._step.train(
-                numbered.batch, rows, weights, seed=numbered.seed
-            )
+            result: StepResult = self._step.train(numbered.batch, rows, weights, seed=numbered.seed)
             self._count(report, numbered, result.loss_sum, result.predictions)
             return result
 
@@ -220,7 +216,6 @@ class WorkerTrainer:
                 yield NumberedBatch(
                     batch=batch,
                     stream=stream,
-                    index=index,
                     rate_scale=rate_scale(self.config, first_step + index),
                     seed=task.day.batch_seed(unit, index),
                 )
@@ -242,7 +237,10 @@ class WorkerTrainer:
         if report.batches % self.config.log_every_n_batches == 0:
             logger.info(
                 "worker %d: %d batches, %d samples, avg loss %.5f",
-                self.worker_id, report.batches, report.samples, report.avg_loss,
+                self.worker_id,
+                report.batches,
+                report.samples,
+                report.avg_loss,
             )
 
     # ---- evaluation and prediction: rows in the files' own order, no row is made
@@ -263,10 +261,8 @@ class WorkerTrainer:
 
         def batches() -> Iterator[NumberedBatch]:
             for unit in task.units:
-                for index, batch in enumerate(
-                    unit_batches(unit, config, 0, with_targets=with_targets)
-                ):
-                    yield NumberedBatch(batch=batch, stream=unit.id, index=index)
+                for batch in unit_batches(unit, config, 0, with_targets=with_targets):
+                    yield NumberedBatch(batch=batch, stream=unit.id)
 
         with contextlib.closing(read_ahead(batches(), READ_AHEAD_BATCHES)) as ahead:
             pipeline.predict(iter(ahead), predict, watch)
@@ -287,4 +283,3 @@ def define_on_servers(client: PSWorkerClient, config: TrainerConfig, wrapper: An
     values = wrapper.get_weights()
     names = [*wrapper.get_trainable_names(), *wrapper.get_moving_names()]
     client.define_weights({name: values[name] for name in names})
-

@@ -3,10 +3,10 @@
     python -m distributed_trainer.examples.flights
     python -m distributed_trainer.examples.flights --from 2013-01-01 --to 2013-12-31
 
-Trains a small Keras network on the flights out of New York in 2013, one day after the other: eight
-categorical features with an embedding table each on two parameter servers, ten numbers. Each of the
-last 60 days is predicted before it is trained on, so that the AUC shown is that of flights the model
-has never seen. Two Spark executors with two slots each hold two servers and two workers.
+Trains a small Keras network on the flights out of New York in 2013, one day after the other:
+eight categorical features with an embedding table each on two parameter servers, ten numbers. Each
+of the last 60 days is predicted before it is trained on, so that the AUC shown is that of flights
+the model has never seen. Two Spark executors with two slots each hold two servers and two workers.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def main(
     workers: Annotated[int, typer.Option(min=1, help="Training tasks.")] = 2,
     servers: Annotated[int, typer.Option(min=1, help="Parameter servers.")] = 2,
     validated: Annotated[
-        int, typer.Option(min=0, help="Days at the end that are predicted before they are trained on.")
+        int,
+        typer.Option(min=0, help="Days at the end that are predicted before they are trained on."),
     ] = 60,
 ) -> None:
     """Trains day by day on the flights out of New York in 2013 and writes a report."""
@@ -110,7 +111,7 @@ def main(
     facts = write_flights(data)
     print(
         f"{facts['rows']:,} flights on {facts['days']} days in {data}\n"
-        f"({facts['not_arrived']:,} more were cancelled or diverted: they have no arrival to predict)"
+        f"({facts['not_arrived']:,} more were cancelled or diverted: no arrival to predict)"
     )
     first, last = (datetime.date.fromisoformat(day) for day in (first_day, last_day))
     config = build_config(data, workers=workers, servers=servers)
@@ -139,15 +140,17 @@ def summarize(history: list[dict[str, Any]], stats: dict[str, Any], seconds: flo
     samples = sum(day["samples"] for day in trained)
     busy = sum(day["time_seconds"] for day in trained)
     before = [day["validation"]["auc"] for day in trained if day["validation"]]
-    print(f"\n{len(trained)} days, {samples:,} flights, {samples / busy:,.0f} flights/s while training")
+    print(
+        f"\n{len(trained)} days, {samples:,} flights, {samples / busy:,.0f} flights/s in training"
+    )
     if before:
         print(
             f"AUC of days before they were trained on: {np.nanmean(before):.4f} "
             f"(mean of {len(before)} days, {np.nanmin(before):.4f} to {np.nanmax(before):.4f})"
         )
     print(
-        f"{stats['total_embeddings']:,} embeddings and {stats['total_parameters']:,} dense parameters "
-        f"in {stats['total_memory_bytes'] / 2**20:.1f} MiB on {len(stats['servers'])} servers"
+        f"{stats['total_embeddings']:,} embeddings, {stats['total_parameters']:,} dense parameters, "
+        f"{stats['total_memory_bytes'] / 2**20:.1f} MiB on {len(stats['servers'])} servers"
     )
     print(f"{seconds:.0f} s in all")
 

