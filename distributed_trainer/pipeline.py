@@ -28,7 +28,7 @@ Rows = dict[str, NDArray[np.float32]]
 
 @dataclass
 class NumberedBatch:
-    """A batch and the push stream that it belongs to; its place in the order is its number there."""
+    """A batch and its push stream; its place in the order is its number there."""
 
     batch: KeyBatch
     stream: str

@@ -149,7 +149,7 @@ def summarize(history: list[dict[str, Any]], stats: dict[str, Any], seconds: flo
             f"(mean of {len(before)} days, {np.nanmin(before):.4f} to {np.nanmax(before):.4f})"
         )
     print(
-        f"{stats['total_embeddings']:,} embeddings, {stats['total_parameters']:,} dense parameters, "
+        f"{stats['total_embeddings']:,} embeddings, {stats['total_parameters']:,} dense weights, "
         f"{stats['total_memory_bytes'] / 2**20:.1f} MiB on {len(stats['servers'])} servers"
     )
     print(f"{seconds:.0f} s in all")
