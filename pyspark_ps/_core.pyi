@@ -1,7 +1,7 @@
 """The C++ core as Python sees it. Internal: users import `pyspark_ps`.
 
-Functions raise the classes of `pyspark_ps.errors`, one for each status code of the core. Calls that wait
-release the GIL. Importing the module starts no thread and opens no socket.
+Functions raise the classes of `pyspark_ps.errors`, one for each status code of the core. Calls that
+wait release the GIL. Importing the module starts no thread and opens no socket.
 """
 
 from collections.abc import Sequence
@@ -12,33 +12,46 @@ from numpy.typing import NDArray
 __version__: str
 NULL_KEY: int
 
-def hash_strings(offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def hash_strings(
+    offsets: NDArray[np.int64] | NDArray[np.int32], data: NDArray[np.uint8]
+) -> NDArray[np.uint64]:
     """Stable hash of n strings given as Arrow lays them out: n+1 offsets into UTF-8 bytes."""
 
 def hash_bytes(data: bytes) -> int: ...
-def unique(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """Distinct keys in order of first occurrence, (U,), and the position of each key among them, (N,)."""
+def hash_objects(objects: Sequence[object] | NDArray[np.object_]) -> NDArray[np.uint64]:
+    """Keys of Python objects: int, bool, str, bytes, None, NumPy's and Arrow's scalars of these.
 
-def partition_owners(server_count: int, virtual_nodes: int, partition_count: int) -> NDArray[np.uint32]: ...
+    InvalidArgumentError names position and value of the first that is none of them."""
+
+def unique(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    """Distinct keys in order of first occurrence (U,), and each key's position among them (N,)."""
+
+def partition_owners(
+    server_count: int, virtual_nodes: int, partition_count: int
+) -> NDArray[np.uint32]: ...
 def optimizer_config(name: str, params: dict[str, float]) -> dict[str, float]:
-    """All parameters, defaults filled in; ConfigurationError/ValueError on unknown names or bad values."""
+    """All parameters, defaults filled in; ConfigurationError on unknown names or bad values."""
 
 def symbol_origins() -> dict[str, str]:
-    """Path of the shared object that a few C library symbols used by this module resolve to (dladdr)."""
+    """Where a few C library symbols used by this module come from: paths of shared objects."""
 
 class Client:
     def __init__(self, options_json: str, secret: bytes) -> None:
-        """options: {"servers": [{"server_id","host","port","unix_path","incarnation"}], "coordinator": "host:port",
-        "timeout_seconds","batch_size","max_message_size","transport","compression"}. Connects."""
+        """options: {"servers": [{"server_id","host","port","unix_path","incarnation"}],
+        "coordinator": "host:port", "timeout_seconds", "batch_size", "max_message_size",
+        "transport", "compression"}. Connects."""
 
     def definition(self) -> str: ...  # ClusterDefinition as JSON
     def refresh(self) -> None: ...
     def pull(
         self,
         rows: Sequence[tuple[int, NDArray[np.uint64], NDArray[np.float32], bool]],
-        tensors: Sequence[tuple[int, NDArray[np.float32]]],
-    ) -> None:
-        """rows: (table id, keys (n,), out (n, dim) C-contiguous writable, create); tensors: (tensor id, out)."""
+        tensors: Sequence[int],
+    ) -> list[NDArray[np.float32]]:
+        """rows: (table id, keys (n,), out (n, dim) C-contiguous writable, create); tensors: ids.
+
+        The tensors' values in C order, flat and read-only: the client's own copy, the same memory
+        as last time when nothing has changed."""
 
     def push(
         self,
@@ -48,8 +61,9 @@ class Client:
         sequence: int = 0,
         rate_scale: float = 1.0,
     ) -> None:
-        """rows: (table id, keys (n,), grads (n, dim)); tensors: (tensor id, values, assign, only_if_absent).
-        Non-finite gradients: InvalidArgumentError naming table or tensor and position, nothing sent."""
+        """rows: (table id, keys (n,), grads (n, dim)); tensors: (tensor id, flat values, assign,
+        only_if_absent). NaN and infinite values: InvalidArgumentError naming table or tensor and
+        position, nothing sent."""
 
     def control_all(self, request_json: str, once: bool = False) -> list[str]: ...
     def control_server(self, server: int, request_json: str, once: bool = False) -> str: ...
@@ -58,7 +72,8 @@ class Client:
     def close(self) -> None: ...
 
 class Server:
-    def __init__(self, options_json: str, secret: bytes) -> None: ...  # ServerOptions field names; starts
+    # options: field names of ServerOptions. Starts.
+    def __init__(self, options_json: str, secret: bytes) -> None: ...
     @property
     def port(self) -> int: ...
     @property
@@ -70,7 +85,8 @@ class Server:
     def stats(self) -> str: ...
 
 class Coordinator:
-    def __init__(self, options_json: str, secret: bytes) -> None: ...  # CoordinatorOptions field names; starts
+    # options: field names of CoordinatorOptions. Starts.
+    def __init__(self, options_json: str, secret: bytes) -> None: ...
     @property
     def address(self) -> str: ...
     def wait_running(self, timeout_seconds: float) -> None: ...

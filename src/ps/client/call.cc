@@ -7,7 +7,7 @@
 #include <cstring>
 #include <optional>
 #include <random>
-#include <thread>
+#include <utility>
 
 namespace ps::client {
 namespace {
@@ -67,11 +67,16 @@ void JudgeExchange(Progress* progress, Exchange* exchange) {
   Task& task = *progress->task;
   ++progress->attempts;
   if (task.request->is_done) {
-    progress->result = task.request->refusal;
-    // From a peer it means that it is ending, not that this client is closed.
-    if (progress->result->code() == StatusCode::kClosed) {
-      progress->result = ConnectionError(task.request->refusal.message());
+    Status refusal = std::exchange(task.request->refusal, Status::Ok());
+    if (refusal.code() == StatusCode::kConnection) {
+      // Busy, or about to end: nothing was done, and it may be worth another try.
+      task.request->is_done = false;
+      progress->last = std::move(refusal);
+      return;
     }
+    // From a peer it means that it is ending, not that this client is closed.
+    if (refusal.code() == StatusCode::kClosed) refusal = ConnectionError(refusal.message());
+    progress->result = std::move(refusal);
     return;
   }
   Status failure = std::move(exchange->failure);

@@ -13,6 +13,7 @@
 #include "ps/base/limits.h"
 #include "ps/client/call.h"
 #include "ps/client/channel_pool.h"
+#include "ps/client/finite.h"
 #include "ps/client/request.h"
 #include "ps/client/tensor_cache.h"
 #include "ps/client/tensor_pull.h"
@@ -365,14 +366,29 @@ Status Client::Impl::CheckPush(const Definition& definition, std::span<const Row
                            ": allowed is a finite number >= 0");
   }
   for (const RowsPush& row : rows) {
-    PS_RETURN_IF_ERROR(CheckKeyCount(definition.tables[row.table], row.keys.size()));
+    const auto& table = definition.tables[row.table];
+    PS_RETURN_IF_ERROR(CheckKeyCount(table, row.keys.size()));
+    auto bad = FindNonFinite({row.grads, row.keys.size() * table.dim});
+    if (!bad) continue;
+    return InvalidArgument("table '" + table.name + "': the gradient at position (" +
+                           std::to_string(*bad / table.dim) + ", " +
+                           std::to_string(*bad % table.dim) + ") is " +
+                           std::to_string(row.grads[*bad]) + " (key " +
+                           std::to_string(row.keys[*bad / table.dim]) +
+                           "); only finite numbers are taken, and nothing was sent");
   }
   for (const TensorPush& tensor : tensors) {
     const auto& defined = definition.tensors[tensor.tensor];
-    if (tensor.values.size() == defined.floats()) continue;
-    return InvalidArgument("dense weight '" + defined.name + "' has " +
-                           std::to_string(defined.floats()) + " values, but " +
-                           std::to_string(tensor.values.size()) + " were given");
+    if (tensor.values.size() != defined.floats()) {
+      return InvalidArgument("dense weight '" + defined.name + "' has " +
+                             std::to_string(defined.floats()) + " values, but " +
+                             std::to_string(tensor.values.size()) + " were given");
+    }
+    if (auto bad = FindNonFinite(tensor.values)) {
+      return InvalidArgument("dense weight '" + defined.name + "': value " + std::to_string(*bad) +
+                             " (in C order) is " + std::to_string(tensor.values[*bad]) +
+                             "; only finite numbers are taken, and nothing was sent");
+    }
   }
   return Status::Ok();
 }

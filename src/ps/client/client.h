@@ -100,6 +100,8 @@ class Client {
   // of `out` are unspecified. Each server does its part wholly or not at all; the message of an error
   // names the servers that refused.
   Status Pull(std::span<const RowsPull> rows, std::span<const TensorPull> tensors);
+  // Push: NaN and infinite values (also in sums of repeated keys), and tensors of another size, are
+  // InvalidArgument before anything is sent.
   Status Push(std::span<const RowsPush> rows, std::span<const TensorPush> tensors,
               const PushOptions& options);
 

@@ -1,0 +1,25 @@
+// pyspark_ps._core: the only C++ that knows Python. Importing it starts no thread and opens no socket.
+#include <nanobind/nanobind.h>
+
+#include "bindings/client.h"
+#include "bindings/definitions.h"
+#include "bindings/isolation.h"
+#include "bindings/keys.h"
+#if __has_include("bindings/server.h")
+#include "bindings/server.h"
+#define PS_HAS_SERVER
+#endif
+#include "ps/base/version.h"
+
+NB_MODULE(_core, module) {
+  // A client that lives until the interpreter ends is no defect.
+  nanobind::set_leak_warnings(false);
+  module.attr("__version__") = PS_VERSION;
+  ps::bindings::BindIsolation(module);
+  ps::bindings::BindDefinitions(module);
+  ps::bindings::BindKeys(module);
+  ps::bindings::BindClient(module);
+#ifdef PS_HAS_SERVER
+  ps::bindings::BindServer(module);
+#endif
+}

@@ -1,0 +1,36 @@
+#include "ps/client/finite.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace ps::client {
+namespace {
+
+constexpr std::size_t kBlock = 1'024;
+constexpr std::uint32_t kExponent = 0x7f800000;
+
+// An exponent of all ones. Without a branch, so that the compiler makes it SIMD.
+std::uint32_t HasNonFinite(const float* values, std::size_t count) {
+  std::uint32_t found = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof(bits));
+    found |= (bits & kExponent) == kExponent ? 1 : 0;
+  }
+  return found;
+}
+
+}  // namespace
+
+std::optional<std::size_t> FindNonFinite(std::span<const float> values) {
+  for (std::size_t at = 0; at < values.size(); at += kBlock) {
+    std::size_t count = std::min(kBlock, values.size() - at);
+    if (HasNonFinite(values.data() + at, count) == 0) continue;
+    while (HasNonFinite(values.data() + at, 1) == 0) ++at;
+    return at;
+  }
+  return std::nullopt;
+}
+
+}  // namespace ps::client
