@@ -42,7 +42,7 @@ class Outer(ConfigBase):
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"rate": 0}, "Outer.rate = 0: allowed is a number, <= 1 and > 0"),
+        ({"rate": 0}, "Outer.rate = 0: allowed is a number, > 0 and <= 1"),
         ({"rate": float("nan")}, "Outer.rate = nan"),
         ({"rate": True}, "Outer.rate = True"),
         ({"rate": "0.5"}, "Outer.rate = '0.5'"),
