@@ -45,7 +45,10 @@ target_compile_definitions(ps_spdlog INTERFACE SPDLOG_FMT_EXTERNAL FMT_HEADER_ON
 # Asio's own function bodies are compiled once here, not again in each file that includes it.
 find_path(PS_ASIO_INCLUDE asio.hpp REQUIRED)
 add_library(ps_asio STATIC ${PROJECT_SOURCE_DIR}/cmake/asio_impl.cc)
-target_compile_definitions(ps_asio PUBLIC ASIO_STANDALONE ASIO_NO_DEPRECATED ASIO_SEPARATE_COMPILATION)
+# Whether Asio takes handler memory from aligned_alloc or new would depend on what a file includes before it; one
+# file frees what another allocates.
+target_compile_definitions(ps_asio PUBLIC
+  ASIO_STANDALONE ASIO_NO_DEPRECATED ASIO_SEPARATE_COMPILATION ASIO_DISABLE_STD_ALIGNED_ALLOC)
 target_link_libraries(ps_asio PUBLIC ps_ssl Threads::Threads)
 
 # What any library of ours may use.

@@ -908,6 +908,7 @@ TEST(Listening, SocketPathOf107BytesPassesAndOf108DoesNot) {
     options.host = "127.0.0.1";
     options.secret = kSecret;
     options.unix_path = path;
+    context.stop();
     auto listener = Listener::Start(options, {&context}, &handler);
     EXPECT_EQ(listener.ok(), bytes == 107) << listener.status().ToString();
     StatusCode expected = bytes == 107 ? StatusCode::kOk : StatusCode::kInvalidArgument;

@@ -14,7 +14,7 @@
 namespace ps::net {
 namespace {
 
-// How long the destructor waits for a context whose thread has left it without stopping it.
+// How long the destructor waits for a context that is neither stopped nor run by a thread.
 constexpr auto kCloseTimeout = std::chrono::seconds(2);
 constexpr auto kClosePoll = std::chrono::milliseconds(10);
 
@@ -50,14 +50,13 @@ class ListenerImpl final : public Listener {
   void Stop() override;
 
  private:
-  bool WaitUntilIdle(asio::io_context& context, bool has_run);
+  bool WaitUntilIdle(asio::io_context& context);
 
   const std::shared_ptr<ListenerCore> core_;
   const std::vector<asio::io_context*> contexts_;
   std::shared_ptr<Acceptor> acceptor_;
   const int port_;
   const std::string unix_path_;
-  std::vector<std::shared_ptr<Marker>> started_;  // by context: it runs, or ran once
   std::mutex stop_mutex_;
   UnixListeningSocket unix_socket_;
 };
@@ -65,10 +64,6 @@ class ListenerImpl final : public Listener {
 void ListenerImpl::Start(Fd tcp) {
   acceptor_->Listen(std::move(tcp), false);
   if (!unix_path_.empty()) acceptor_->Listen(unix_socket_.TakeFd(), true);
-  for (asio::io_context* context : contexts_) {
-    started_.push_back(std::make_shared<Marker>());
-    asio::post(*context, [marker = started_.back()] { marker->Reach(); });
-  }
   asio::post(*contexts_.front(), [acceptor = acceptor_, core = core_] {
     if (!core->stopped()) acceptor->Start();
   });
@@ -95,9 +90,8 @@ void ListenerImpl::Stop() {
 }
 
 // True when the context has run all that Stop gave it, OnClose included. False: it does not run.
-bool ListenerImpl::WaitUntilIdle(asio::io_context& context, bool has_run) {
-  if (!has_run || context.stopped() || context.get_executor().running_in_this_thread())
-    return false;
+bool ListenerImpl::WaitUntilIdle(asio::io_context& context) {
+  if (context.stopped() || context.get_executor().running_in_this_thread()) return false;
   auto marker = std::make_shared<Marker>();
   // Twice: closing a connection posts its OnClose.
   asio::post(context, [&context, marker] { asio::post(context, [marker] { marker->Reach(); }); });
@@ -112,14 +106,7 @@ bool ListenerImpl::WaitUntilIdle(asio::io_context& context, bool has_run) {
 ListenerImpl::~ListenerImpl() {
   Stop();
   std::vector<bool> idle;
-  for (std::size_t i = 0; i < contexts_.size(); ++i) {
-    bool has_run = false;
-    {
-      std::lock_guard lock(started_[i]->mutex);
-      has_run = started_[i]->reached;
-    }
-    idle.push_back(WaitUntilIdle(*contexts_[i], has_run));
-  }
+  for (asio::io_context* context : contexts_) idle.push_back(WaitUntilIdle(*context));
   core_->Detach();
   if (!idle.front()) acceptor_->CloseWithoutContext();
   for (auto& connection : core_->Stop()) connection->CloseWithoutContext();

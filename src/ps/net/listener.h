@@ -100,8 +100,8 @@ struct ListenerStats {
 class Listener {
  public:
   // Closes everything, removes the socket file; contexts stopped or idle. Waits until the contexts
-  // that run have closed their connections; those of stopped contexts are closed without OnClose. The
-  // handler is not called afterwards.
+  // that run have closed their connections (2 s at most); those of stopped contexts are closed without
+  // OnClose. The handler is not called afterwards.
   virtual ~Listener() = default;
   static Result<std::unique_ptr<Listener>> Start(ListenerOptions options,
                                                  std::vector<asio::io_context*> contexts,
