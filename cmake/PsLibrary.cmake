@@ -1,11 +1,12 @@
-# ps_library(<folder> DEPS <folders...> [THREADS]):
+# ps_library(<folder> DEPS <folders...> [TEST_DEPS testing] [THREADS]):
 #   src/ps/<folder>/*.cc  -> static library ps_<folder>
 #   *_test.cc there       -> one program ps_<folder>_test and one ctest entry of that name
 #   *_bench.cc there      -> nothing (benchmarks live in bench/)
+# TEST_DEPS names what the test program needs beyond DEPS.
 # THREADS labels the test `threads`; those run under the thread sanitizer too.
 # A folder without sources yet is a library of headers alone.
 function(ps_library folder)
-  cmake_parse_arguments(arg "THREADS" "" "DEPS" ${ARGN})
+  cmake_parse_arguments(arg "THREADS" "" "DEPS;TEST_DEPS" ${ARGN})
   set(dir ${PROJECT_SOURCE_DIR}/src/ps/${folder})
   file(GLOB sources CONFIGURE_DEPENDS ${dir}/*.cc)
   set(test_sources ${sources})
@@ -13,6 +14,7 @@ function(ps_library folder)
   list(FILTER sources EXCLUDE REGEX "_(test|bench)\\.cc$")
 
   list(TRANSFORM arg_DEPS PREPEND ps_ OUTPUT_VARIABLE deps)
+  list(TRANSFORM arg_TEST_DEPS PREPEND ps_ OUTPUT_VARIABLE test_deps)
   if(sources)
     add_library(ps_${folder} STATIC ${sources})
     target_link_libraries(ps_${folder} PUBLIC ${deps} ps_options ps_third_party)
@@ -24,11 +26,7 @@ function(ps_library folder)
   if(PS_TESTS AND test_sources)
     set(test ps_${folder}_test)
     add_executable(${test} ${test_sources})
-    target_link_libraries(${test} PRIVATE ps_${folder} GTest::gmock GTest::gtest_main)
-    # ps_testing depends on every folder below it, and tests of any folder may use it.
-    if(NOT folder STREQUAL "testing")
-      target_link_libraries(${test} PRIVATE ps_testing)
-    endif()
+    target_link_libraries(${test} PRIVATE ps_${folder} ${test_deps} GTest::gmock GTest::gtest_main)
     add_test(NAME ${test} COMMAND ${test} --gtest_brief=1)
     set_tests_properties(${test} PROPERTIES TIMEOUT 300)
     if(arg_THREADS)

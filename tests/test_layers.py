@@ -19,7 +19,8 @@ def tree(tmp_path: Path) -> Path:
     """A small tree: store over base, testing over store."""
     folder = tmp_path / "src/ps"
     files = {
-        "CMakeLists.txt": "ps_library(base DEPS)\nps_library(store DEPS base THREADS)\n"
+        "CMakeLists.txt": "ps_library(base DEPS)\n"
+        "ps_library(store DEPS base TEST_DEPS testing THREADS)\n"
         "ps_library(testing DEPS store)\n",
         "base/a.h": "#pragma once\n#include <vector>\n",
         "store/b.h": '#include "ps/base/a.h"\n',
@@ -45,6 +46,7 @@ def test_a_tree_that_keeps_the_rules_passes(tree: Path) -> None:
         ("store/c.cc", '#include "ps/base/gone.h"', "no such file"),
         ("base/c.cc", "#include <asio.hpp>", "knows no sockets"),
         ("store/c.cc", "#include <nanobind/nanobind.h>", "only bindings/ knows Python"),
+        ("base/a_test.cc", '#include "ps/testing/t.h"', "testing is not below base"),
         ("other/c.cc", "", "no ps_library(other)"),
     ],
 )

@@ -1,8 +1,8 @@
 """Proves from the #include lines that no folder of src/ps reaches upward.
 
 The law is src/ps/CMakeLists.txt: `ps_library(<folder> DEPS <folders>)`. A file may include its own
-folder and what its folder reaches through DEPS; a *_test.cc may include `testing` besides, and
-nothing else may.
+folder and what its folder reaches through DEPS; a *_test.cc may include what TEST_DEPS reaches
+besides, and nothing else may include `testing`.
 Usage: check_layers.py [ROOT]. Prints one line per violation; exits 1 when there is one.
 """
 
@@ -22,10 +22,12 @@ PYTHON = re.compile(r"^(Python\.h|nanobind/)")
 
 
 def read_law(cmake: Path) -> dict[str, set[str]]:
-    """Folder -> the folders that it names itself."""
+    """Folder -> the folders that it names itself; "<folder>_test" -> those that its tests name."""
     law: dict[str, set[str]] = {}
     for folder, rest in LIBRARY.findall(cmake.read_text()):
-        law[folder] = set(rest.split()) - {"DEPS", "THREADS"}
+        deps, _, test_deps = rest.replace("THREADS", "").partition("TEST_DEPS")
+        law[folder] = set(deps.split()) - {"DEPS"}
+        law[f"{folder}_test"] = {folder, *test_deps.split()}
     unknown = set().union(*law.values()) - law.keys() if law else set()
     if not law or unknown:
         raise SystemExit(f"{cmake}: no ps_library lines, or DEPS unknown: {sorted(unknown)}")
@@ -89,9 +91,10 @@ def check_file(root: Path, path: Path, law: dict[str, set[str]]) -> Iterator[str
     if inside and folder not in law:
         yield f"{where}: src/ps/CMakeLists.txt has no ps_library({folder})"
         return
-    allowed = reach(law, folder) if inside else law.keys() - {"testing"}
-    if is_test:
-        allowed = allowed | {"testing"}
+    if inside:
+        allowed = reach(law, f"{folder}_test" if is_test else folder)
+    else:
+        allowed = set(law) if is_test else law.keys() - {"testing"}
 
     for line, name, quoted in includes(path):
         at = f"{where}:{line}"
@@ -111,7 +114,7 @@ def check_file(root: Path, path: Path, law: dict[str, set[str]]) -> Iterator[str
         direct = name.split("/")[1]
         if direct not in allowed:
             yield f"{at}: {direct} is not below {folder or 'this'}: {name}"
-        elif direct != "testing":
+        else:
             came_from = transitive(source, name)
             for header in came_from:
                 if header.split("/")[1] not in allowed:
