@@ -5,8 +5,8 @@
         ...
     worker = PSWorkerClient(info, config)                                 # on executors
 
-Names are loaded when they are first used: importing the package starts nothing and imports neither
-NumPy nor the native core.
+Names are loaded when they are first used, so that a server process starts quickly: importing the
+package starts nothing and imports neither NumPy nor the native core.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pyspark_ps.errors import (
     ResourceExhaustedError,
     StorageError,
 )
-from pyspark_ps.utils.config import PSConfig, TableConfig
 
 if TYPE_CHECKING:
     from pyspark_ps.client.main_client import PSMainClient
     from pyspark_ps.client.worker_client import PSWorkerClient
     from pyspark_ps.communication import CheckpointInfo, ServerInfo
     from pyspark_ps.keys import NULL_KEY, keys_of
+    from pyspark_ps.utils.config import PSConfig, TableConfig
 
 __all__ = [
     "NULL_KEY",
@@ -62,9 +62,11 @@ __version__ = "0.1.0"
 _LAZY = {
     "CheckpointInfo": "pyspark_ps.communication",
     "NULL_KEY": "pyspark_ps.keys",
+    "PSConfig": "pyspark_ps.utils.config",
     "PSMainClient": "pyspark_ps.client.main_client",
     "PSWorkerClient": "pyspark_ps.client.worker_client",
     "ServerInfo": "pyspark_ps.communication",
+    "TableConfig": "pyspark_ps.utils.config",
     "keys_of": "pyspark_ps.keys",
 }
 

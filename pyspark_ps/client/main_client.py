@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyspark_ps import _core
+from pyspark_ps.client.options import client_options
 from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
 from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError, PSError
 from pyspark_ps.placement.cluster import Cluster
 from pyspark_ps.placement.plan import (
     check_encryption,
-    compression_name,
-    frame_bytes_max,
     make_cluster,
     resolve_placement,
 )
@@ -111,7 +110,7 @@ class PSMainClient:
                 self._end_at_exit = weakref.finalize(self, cluster.end, EXIT_GRACE_SECONDS)
                 try:
                     self._infos = _server_infos(cluster, secret, self.config)
-                    self._running = _Running(cluster, self._infos, secret, self.config)
+                    self._running = _Running(cluster, self._infos, self.config)
                 except BaseException:
                     self._end_at_exit()
                     self._infos = []
@@ -372,13 +371,11 @@ class PSMainClient:
 class _Running:
     """A started cluster with the driver's own connections to it."""
 
-    def __init__(
-        self, cluster: Cluster, infos: list[ServerInfo], secret: bytes, config: PSConfig
-    ) -> None:
+    def __init__(self, cluster: Cluster, infos: list[ServerInfo], config: PSConfig) -> None:
         self.cluster = cluster
         self._infos = infos
         self._config = config
-        self._client = _core.Client(json.dumps(_client_options(infos, config)), secret)
+        self._client = _core.Client(*client_options(infos, config))
         self._lock = threading.Lock()
         self._worker: PSWorkerClient | None = None
 
@@ -442,27 +439,6 @@ def _server_infos(cluster: Cluster, secret: bytes, config: PSConfig) -> list[Ser
             )
         )
     return infos
-
-
-def _client_options(infos: Sequence[ServerInfo], config: PSConfig) -> dict[str, Any]:
-    return {
-        "servers": [
-            {
-                "server_id": info.server_id,
-                "host": info.host,
-                "port": info.port,
-                "unix_path": info.metadata["unix_socket"],
-                "incarnation": int(info.metadata["incarnation"], 16),
-            }
-            for info in infos
-        ],
-        "coordinator": infos[0].metadata["coordinator"],
-        "timeout_seconds": config.timeout_seconds,
-        "batch_size": config.batch_size,
-        "max_message_size": frame_bytes_max(config),
-        "transport": config.transport,
-        "compression": compression_name(config),
-    }
 
 
 def _is_number(value: Any) -> bool:

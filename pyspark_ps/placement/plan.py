@@ -9,6 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pyspark_ps import _core
+from pyspark_ps.client.options import FRAME_BYTES_MAX
 from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.placement import executors
 from pyspark_ps.placement.cluster import Cluster, Placement
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pyspark import SparkContext
 
 SECRET_BYTES = 32
-# Largest frame of the wire (limits::kFramePayloadBytesMax).
-FRAME_BYTES_MAX = 256 << 20
 LOOPBACK = "127.0.0.1"
 
 
@@ -99,16 +98,6 @@ def optimizer_definition(name: str, params: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "params": {key: float(value) for key, value in params.items()}}
 
 
-def compression_name(config: PSConfig) -> str:
-    """The compression in use: "none", "lz4" or "zstd"."""
-    return config.compression_algorithm if config.compression else "none"
-
-
-def frame_bytes_max(config: PSConfig) -> int:
-    """Largest frame that is sent or taken."""
-    return min(config.max_message_size, FRAME_BYTES_MAX)
-
-
 def _coordinator(
     config: PSConfig, secret: bytes, addresses: tuple[str, str], port_base: int
 ) -> _core.Coordinator:
@@ -145,8 +134,8 @@ def _launch_specs(
                 "port_base": _port_base(config.server_port_base, server_id),
                 "shard_threads": config.num_worker_threads,
                 "rows_max": config.max_embeddings_per_shard,
-                "message_bytes_max": frame_bytes_max(config),
-                "compression": compression_name(config),
+                "message_bytes_max": min(config.max_message_size, FRAME_BYTES_MAX),
+                "compression": config.compression_algorithm if config.compression else "none",
                 "coordinator": coordinator,
                 "driver_silence_seconds": config.driver_silence_seconds,
                 "unix_dir": "",
