@@ -1,0 +1,283 @@
+"""Training through real server processes: equal to plain Keras, exact when repeated."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distributed_trainer import (
+    DistributedTrainer,
+    FeatureConfig,
+    TargetConfig,
+    TrainerConfig,
+    TrainingError,
+    WeightConfig,
+    WorkerTrainer,
+)
+from distributed_trainer.batch_iterator import KeyBatch, table_batches
+from distributed_trainer.pipeline import NumberedBatch, Pipeline, StopWatch
+from distributed_trainer.step import TrainingStep
+from distributed_trainer.tests import test_step as plain
+from distributed_trainer.tf_model_wrapper import TFModelWrapper
+from distributed_trainer.worker import define_on_servers
+from pyspark_ps import ClosedError, ConfigurationError, InvalidArgumentError, PSConfig, PSMainClient
+
+STEPS = 200
+
+
+@pytest.fixture
+def servers() -> Iterator[PSMainClient]:
+    config = PSConfig(num_servers=2, server_port_base=0, num_worker_threads=2)
+    with PSMainClient(None, config) as main:
+        yield main
+
+
+def _train_over(
+    main: PSMainClient, data: pa.Table, model: Any, depth: int
+) -> tuple[list[float], dict[str, Any]]:
+    config = replace(
+        plain.CONFIG,
+        embedding_learning_rate=plain.RATE,
+        ps_config=main.config,
+        prefetch_depth=depth,
+    )
+    wrapper = TFModelWrapper(model)
+    step = TrainingStep(wrapper, config)
+    client = main.worker_client()
+    define_on_servers(client, config, wrapper)
+    start = _rows_of_all_ids(main, config)
+    losses: list[float] = []
+
+    def train(numbered: NumberedBatch, rows: Any, weights: Any) -> Any:
+        result = step.train(numbered.batch, rows, weights)
+        losses.append(result.loss)
+        return result
+
+    def numbered(batches: Iterator[KeyBatch]) -> Iterator[NumberedBatch]:
+        for batch in batches:
+            yield NumberedBatch(batch, "200 steps")
+
+    pipeline = Pipeline(client, wrapper.get_trainable_names(), depth)
+    pipeline.train(numbered(table_batches(data, config)), train, StopWatch())
+    return losses, start
+
+
+def _rows_of_all_ids(main: PSMainClient, config: TrainerConfig) -> dict[str, Any]:
+    """Every table's rows as the servers make them: where the reference starts."""
+    ids = np.arange(plain.VOCABULARY, dtype=np.uint64)
+    rows, _ = main.worker_client().pull(dict.fromkeys(config.feature_config.get_tables(), ids))
+    return rows
+
+
+def test_each_of_200_losses_over_two_servers_equals_plain_keras(
+    servers: PSMainClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = plain._data(64 * STEPS)
+    width = plain.CONFIG.feature_config.get_model_input_dim()
+    model = plain._network(width)
+    reference = plain._copy_of(model, width)
+    losses, start = _train_over(servers, data, model, depth=0)
+    monkeypatch.setattr(plain, "_initial_tables", lambda: start)
+    expected = list(plain._keras_losses(reference, data, STEPS))
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert losses[-1] < losses[0]
+
+
+# ---- days
+
+
+def _write_day(folder: Path, date: str, rows: int = 600, files: int = 3, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    for file in range(files):
+        user = rng.integers(0, 40, rows // files)
+        item = rng.integers(0, 30, rows // files)
+        chance = 1 / (1 + np.exp(-((user % 5) - 2.0 + (item % 3) - 1.0)))
+        table = pa.table(
+            {
+                "user": user,
+                "item": pa.array([f"i{number}" for number in item]),
+                "price": rng.normal(size=len(user)).astype(np.float32),
+                "click": (rng.random(len(user)) < chance).astype(np.int8),
+                "w": np.full(len(user), 0.5),
+            }
+        )
+        target = folder / f"dt={date}"
+        target.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, target / f"part-{file}.parquet")
+
+
+def _config(folder: Path, **changes: Any) -> TrainerConfig:
+    values: dict[str, Any] = {
+        "feature_config": FeatureConfig(["user", "item"], ["price"], default_embedding_dim=4),
+        "target_config": TargetConfig(["click"]),
+        "weight_config": WeightConfig("w"),
+        "batch_size": 50,
+        "num_workers": 1,
+        "shuffle_seed": 7,
+        "embedding_learning_rate": 0.1,
+        "verbose": False,
+        "ps_config": PSConfig(num_servers=2, server_port_base=0, num_worker_threads=1),
+        "s3_data_path_template": f"{folder}/dt={{date}}/",
+        "decay_after_each_day": False,
+    }
+    return TrainerConfig(**{**values, **changes})
+
+
+def _build() -> Any:
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((9,))
+    x = keras.layers.Dense(8, activation="relu")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+
+
+def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
+    for day in (1, 2, 4):
+        _write_day(tmp_path, f"2024-03-0{day}", seed=day)
+    with DistributedTrainer(None, _config(tmp_path, num_workers=2)) as trainer:
+        trainer.set_model_builder(_build)
+        start = trainer.get_model().get_weights()
+        summary = trainer.train_date_range(
+            "2024-03-01", datetime.date(2024, 3, 4), validate_before_training=True
+        )
+        trained = trainer.get_model().get_weights()
+        evaluated = trainer.evaluate("2024-03-04")
+        predictions = trainer.predict("2024-03-04", output_path=str(tmp_path / "out"))
+        before = trainer.get_cluster_stats()["total_embeddings"]
+        trainer.evaluate(f"{tmp_path}/dt=2024-03-01")
+        assert trainer.get_cluster_stats()["total_embeddings"] == before == 70
+    assert [day["status"] for day in summary["daily_results"]] == [
+        "trained",
+        "trained",
+        "no_data",
+        "trained",
+    ]
+    assert summary["num_days"] == 4
+    assert summary["num_days_trained"] == 3
+    assert summary["total_samples"] == 1800
+    assert summary["daily_results"][0]["validation"]["auc"] == pytest.approx(0.5, abs=0.1)
+    assert summary["daily_results"][3]["validation"]["auc"] > 0.7
+    assert evaluated["auc"] > 0.7
+    assert predictions["prediction"].shape == (600,)
+    assert sum(pq.read_table(file).num_rows for file in (tmp_path / "out").glob("*.parquet")) == 600
+    assert any(not np.allclose(a, b) for a, b in zip(start, trained, strict=True))
+    assert trainer.get_model().get_weights()[0].shape == (9, 8)
+    assert len(trainer.get_training_history()) == 4
+
+
+def test_the_same_seeds_give_the_same_losses_at_any_number_of_servers(tmp_path: Path) -> None:
+    _write_day(tmp_path, "2024-03-01")
+
+    def losses(servers: int, threads: int) -> list[float]:
+        ps_config = PSConfig(
+            num_servers=servers, server_port_base=0, num_worker_threads=threads, seed=5
+        )
+        with DistributedTrainer(None, _config(tmp_path, ps_config=ps_config)) as trainer:
+            trainer.set_model_builder(_build)
+            return [trainer.train_single_day("2024-03-01").avg_loss for _ in range(2)]
+
+    one = losses(1, 1)
+    assert one[1] < one[0]
+    assert losses(3, 2) == one
+
+
+def test_a_repeated_task_applies_nothing_twice(tmp_path: Path) -> None:
+    _write_day(tmp_path, "2024-03-01")
+    with DistributedTrainer(None, _config(tmp_path)) as trainer:
+        trainer.set_model_builder(_build)
+        pool = trainer._start()
+        units = trainer._units_of(trainer._path_of("2024-03-01"))
+        from distributed_trainer.task import DayPass, WorkerTask
+
+        task = WorkerTask(0, DayPass("run", 1, 0, "2024-03-01"), tuple(units))
+        pool.run([task])
+        once = trainer.get_model().get_weights()
+        pool.run([task])  # as Spark does with a task whose first result was lost
+        twice = trainer.get_model().get_weights()
+    for a, b in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_failing_worker_fails_the_day_with_its_cause_first(tmp_path: Path) -> None:
+    _write_day(tmp_path, "2024-03-01")
+    broken = tmp_path / "dt=2024-03-01" / "part-1.parquet"
+    table = pq.read_table(broken)
+    pq.write_table(table.drop_columns(["user"]), broken)
+    with DistributedTrainer(None, _config(tmp_path)) as trainer:
+        trainer.set_model_builder(_build)
+        with pytest.raises(TrainingError) as failure:
+            trainer.train_single_day("2024-03-01")
+    first_line = str(failure.value).splitlines()[0]
+    assert "2024-03-01" in first_line
+    assert "user" in first_line
+    assert "part-1.parquet" in first_line
+
+
+def test_worker_trainer_alone_makes_what_the_servers_lack(
+    tmp_path: Path, servers: PSMainClient
+) -> None:
+    _write_day(tmp_path, "2024-03-01")
+    config = _config(tmp_path, ps_config=servers.config)
+    folder = str(tmp_path / "dt=2024-03-01")
+    with WorkerTrainer(3, config, servers.get_server_info(), _build) as worker:
+        first = worker.train_partitions([folder])
+        again = worker.train_partitions([folder])
+    assert first.worker_id == 3
+    assert first.total_samples == again.total_samples == 600
+    assert first.total_weighted_samples == pytest.approx(300)
+    assert first.avg_loss == pytest.approx(first.total_loss / 600)
+    assert again.avg_loss < first.avg_loss
+    assert {"samples_per_second", "batches_per_second"} <= set(first.metrics)
+    with pytest.raises(ClosedError):
+        worker.train_partitions([folder])
+    other = replace(config, feature_config=FeatureConfig(["user", "item"], default_embedding_dim=3))
+
+    def build_other() -> Any:
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(inputs))
+
+    with (
+        WorkerTrainer(0, other, servers.get_server_info(), build_other) as worker,
+        pytest.raises(InvalidArgumentError, match=r"user|item"),
+    ):
+        worker.train_partitions([folder])
+
+
+def test_moving_statistics_of_one_worker_are_those_of_keras(tmp_path: Path) -> None:
+    _write_day(tmp_path, "2024-03-01")
+
+    def build() -> Any:
+        inputs = keras.Input((9,))
+        x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
+        return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
+
+    with DistributedTrainer(None, _config(tmp_path)) as trainer:
+        trainer.set_model_builder(build)
+        trainer.train_single_day("2024-03-01")
+        moved = trainer.get_model().layers[1].moving_variance.numpy()
+    assert not np.allclose(moved, 1.0)
+    assert moved[-1] == pytest.approx(1.0, abs=0.3)  # the price is N(0, 1)
+
+
+def test_wrong_model_and_unbuilt_parts_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with DistributedTrainer(None, _config(tmp_path)) as trainer:
+        inputs = keras.Input((10,))
+        wrong = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(inputs))
+        with pytest.raises(ConfigurationError, match=r"10.*9|9.*10"):
+            trainer.set_model(wrong)
+        with pytest.raises(InvalidArgumentError, match="set_model"):
+            trainer.train_single_day("2024-03-01")
+        trainer.set_model(_build())
+        with pytest.raises(ConfigurationError, match="not built yet"):
+            trainer.train_date_range("2024-03-01", "2024-03-01", resume_from_checkpoint="latest")
+        with pytest.raises(ValueError, match="2024"):
+            trainer.train_date_range("2024-03-02", "2024-03-01")
+        assert trainer.get_server_info() == []
