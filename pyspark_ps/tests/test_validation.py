@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import dataclass
+from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -108,3 +111,72 @@ def test_instances_do_not_share_their_defaults() -> None:
 def test_the_nearest_name_is_told_or_all_of_them() -> None:
     assert nearest_name("tabel", ["table", "row"]) == "; did you mean 'table'?"
     assert nearest_name("zzz", ["table", "row"]) == "; known are: row, table"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["5", True, 5.0, None, [5], np.float64(5), np.bool_(True), np.array(5), Decimal(5)],
+    ids=repr,
+)
+def test_nothing_but_an_integer_is_an_integer(value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Inner(dim=value).validate()
+    assert str(caught.value) == f"Inner.dim = {value!r}: allowed is an integer, >= 1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1", True, None, 1j, np.array(1.0), Decimal(1), float("inf"), np.float32("nan")],
+    ids=repr,
+)
+def test_nothing_but_a_finite_number_is_a_number(value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Outer(rate=value).validate()
+    assert str(caught.value) == f"Outer.rate = {value!r}: allowed is a number, > 0 and <= 1"
+
+
+@pytest.mark.parametrize("value", [1, np.uint8(1), np.float32(1), np.float64(1)], ids=repr)
+def test_integers_and_numpy_scalars_are_numbers(value: Any) -> None:
+    Outer(rate=value).validate()
+    assert json.loads(Outer(rate=value).to_json())["rate"] == 1
+    assert type(Outer.from_dict({"rate": value}).rate) is float
+
+
+def test_tuples_and_mappings_stand_for_lists_and_dicts_and_stay_what_they_are() -> None:
+    inner = Inner()
+    names: Any = ("a",)
+    by_name: Any = MappingProxyType({"x": inner})
+    config = Outer(names=names, by_name=by_name)
+    config.validate()
+    assert config.names is names
+    assert config.by_name["x"] is inner
+    assert config.to_dict()["names"] == ["a"]
+    assert config.to_dict()["by_name"] == {"x": inner.to_dict()}
+
+
+def test_nan_is_refused_inside_any_value_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"Outer\.anything"):
+        Outer(anything={"a": [float("nan")]}).validate()
+
+
+def test_a_nested_check_is_asked_and_its_own_fault_is_not_told_as_a_wrong_value() -> None:
+    @dataclass
+    class Faulty(Inner):
+        def check(self) -> None:
+            if self.dim == 7:
+                raise self.problem("dim", "anything but 7")
+            int("not a number")
+
+    with pytest.raises(ConfigurationError, match=r"Faulty\.dim = 7: allowed is anything but 7"):
+        Outer(by_name={"x": Faulty(7)}).validate()
+    with pytest.raises(ValueError, match="invalid literal"):
+        Outer(inner=Faulty(8)).validate()
+
+
+def test_from_dict_refuses_a_value_of_a_wrong_type() -> None:
+    with pytest.raises(ConfigurationError, match=r"Outer\.names = 3: allowed is a list"):
+        Outer.from_dict({"names": 3})
+    with pytest.raises(ConfigurationError, match=r"Outer\.by_name = .*: allowed is a dict"):
+        Outer.from_dict({"by_name": {"x": 3}})
+    with pytest.raises(ConfigurationError, match=r"Outer\.rate = nan"):
+        Outer.from_json('{"rate": NaN}')
