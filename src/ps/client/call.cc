@@ -49,11 +49,12 @@ Status WithAttempts(const Progress& progress, const Status& status) {
                 status.message() + " (" + std::to_string(progress.attempts) + " attempts)");
 }
 
-void JudgeConnect(Progress* progress, Status status, bool is_final) {
+void JudgeConnect(Progress* progress, Status status, bool is_final, const CallOptions& options) {
   ++progress->attempts;
   if (IsRefused(status)) {
     if (!progress->refused_since) progress->refused_since = Now();
-    if (Now() - *progress->refused_since >= kRefusedGiveUp) is_final = true;
+    std::chrono::duration<double> refused = Now() - *progress->refused_since;
+    if (refused.count() >= options.client->refused_give_up_seconds) is_final = true;
   } else {
     progress->refused_since.reset();
   }
@@ -104,7 +105,7 @@ void Attempt(std::span<Progress> all, const CallOptions& options, ClientStats* s
     bool is_final = false;
     Status status = EnsureConnected(task.peer, options, task.link, &is_final);
     if (!status.ok()) {
-      JudgeConnect(&progress, std::move(status), is_final);
+      JudgeConnect(&progress, std::move(status), is_final, options);
       continue;
     }
     progress.refused_since.reset();

@@ -33,14 +33,10 @@ struct CallOptions {
   const ClientOptions* client = nullptr;
 };
 
-// How long a peer may refuse connections before a call gives up on it: a process that is not there
-// does not come back as the one that was meant.
-inline constexpr std::chrono::milliseconds kRefusedGiveUp{5'000};
-
 // Brings every task to its end: connects where there is no connection, fans out, and repeats what a
 // broken connection left undone, with growing, jittered pauses, until the deadline. Never retried: a
-// refusal, a secret that does not fit, a peer with another incarnation, kRefusedGiveUp of refused
-// connections. The status names every peer that failed. `stats` gets what this call added.
+// refusal, a secret that does not fit, a peer with another incarnation, refused connections
+// for refused_give_up_seconds. The status names every peer that failed. `stats` gets what this call added.
 Status RunTasks(std::span<Task> tasks, const CallOptions& options, ClientStats* stats);
 
 // A connection over `link` if it has none. Errors as of net::ClientConnection::Connect; an

@@ -31,6 +31,9 @@ struct ClientOptions {
   std::size_t message_bytes_max = 104'857'600;
   net::Transport transport = net::Transport::kAuto;
   wire::Compression compression = wire::Compression::kLz4;  // TCP only, where it pays
+  // How long a peer may refuse connections before a call gives up on it: a process that is not there
+  // does not come back as the one that was meant.
+  double refused_give_up_seconds = 5.0;
   std::size_t channels_max = 16;        // calls under way at once; further ones wait
   // Asked a few times a second by the thread that waits; true ends its call with kClosed. May be empty.
   std::function<bool()> is_interrupted;
