@@ -5,10 +5,7 @@
 #include "bindings/definitions.h"
 #include "bindings/isolation.h"
 #include "bindings/keys.h"
-#if __has_include("bindings/server.h")
 #include "bindings/server.h"
-#define PS_HAS_SERVER
-#endif
 #include "ps/base/version.h"
 
 NB_MODULE(_core, module) {
@@ -19,7 +16,5 @@ NB_MODULE(_core, module) {
   ps::bindings::BindDefinitions(module);
   ps::bindings::BindKeys(module);
   ps::bindings::BindClient(module);
-#ifdef PS_HAS_SERVER
   ps::bindings::BindServer(module);
-#endif
 }
