@@ -693,6 +693,7 @@ TEST(Server, BeforeItsDefinitionAServerAsksToTryAgain) {
 
   sharding::ClusterDefinition other = definition;
   other.tables.push_back(testing::Table("user", 2));
+  other.tables[1].id = 1;
   EXPECT_THAT(Refusal(define(other), StatusCode::kInvalidArgument), HasSubstr("version 1"));
   other.version = 2;
   other.tables[0].dim = 5;

@@ -82,11 +82,13 @@ Sections& Sections::AssignChunk(TensorId tensor, std::uint32_t chunk,
 
 Result<std::unique_ptr<RawClient>> RawClient::Connect(const net::Endpoint& endpoint,
                                                       const std::string& secret,
-                                                      net::Transport transport) {
+                                                      net::Transport transport,
+                                                      std::uint32_t server_id) {
   net::ConnectOptions options;
   options.endpoint = endpoint;
   options.secret = secret;
   options.transport = transport;
+  options.expected.server_id = server_id;
   auto client = std::make_unique<RawClient>();
   PS_ASSIGN_OR_RETURN(client->connection_, net::ClientConnection::Connect(options, Deadline()));
   return client;

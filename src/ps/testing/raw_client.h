@@ -42,7 +42,8 @@ class RawClient {
  public:
   static Result<std::unique_ptr<RawClient>> Connect(const net::Endpoint& endpoint,
                                                     const std::string& secret,
-                                                    net::Transport transport);
+                                                    net::Transport transport,
+                                                    std::uint32_t server_id = 0);
 
   net::ClientConnection& connection() { return *connection_; }
 
