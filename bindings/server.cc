@@ -193,8 +193,7 @@ class PyCoordinator {
     std::shared_ptr<Coordinator> coordinator = Get();
     SteadyTime deadline = std::chrono::steady_clock::now() + Seconds(timeout_seconds);
     while (true) {
-      SteadyTime slice =
-          std::min(deadline, SteadyTime::clock::now() + kSignalCheckInterval);
+      SteadyTime slice = std::min(deadline, SteadyTime::clock::now() + kSignalCheckInterval);
       Status status;
       {
         nb::gil_scoped_release release;

@@ -65,8 +65,7 @@ Result<ServerRecord> ParseRegistration(const Json& json) {
 }
 
 Result<std::vector<sharding::TensorDefinition>> ParseTensors(const Json& json) {
-  PS_ASSIGN_OR_RETURN(const Json* listed,
-                      sharding::GetArray(json, "tensors", limits::kTensorsMax));
+  PS_ASSIGN_OR_RETURN(const Json* listed, sharding::GetArray(json, "tensors", limits::kTensorsMax));
   std::vector<sharding::TensorDefinition> tensors;
   for (const Json& one : *listed) {
     PS_ASSIGN_OR_RETURN(auto tensor, sharding::TensorFromJson(sharding::Dump(one)));
@@ -96,9 +95,9 @@ Result<DefinitionPtr> FirstDefinition(const CoordinatorOptions& options) {
 Result<bool> AddTable(sharding::TableDefinition table, ClusterDefinition* definition) {
   if (const sharding::TableDefinition* old = definition->FindTable(table.name)) {
     if (old->SameAs(table)) return false;
-    return InvalidArgument("table '" + table.name + "' exists with another definition: " +
-                           sharding::TableToJson(*old) + "; asked for was " +
-                           sharding::TableToJson(table));
+    return InvalidArgument("table '" + table.name +
+                           "' exists with another definition: " + sharding::TableToJson(*old) +
+                           "; asked for was " + sharding::TableToJson(table));
   }
   if (definition->tables.size() >= limits::kTablesMax) {
     return ResourceExhausted("table '" + table.name + "': a cluster has at most " +
@@ -257,10 +256,10 @@ void Coordinator::Impl::OnFrame(const net::ConnectionPtr& connection, net::Frame
   std::string& text = partial[connection->id()];
   auto bytes = frame.payload.span();
   if (text.size() + bytes.size() > limits::kControlPayloadBytesMax) {
-    connection->SendError(frame.header.request_id,
-                          ResourceExhausted("a control request of more than " +
-                                            std::to_string(limits::kControlPayloadBytesMax) +
-                                            " bytes"));
+    connection->SendError(
+        frame.header.request_id,
+        ResourceExhausted("a control request of more than " +
+                          std::to_string(limits::kControlPayloadBytesMax) + " bytes"));
     connection->Close();
     return;
   }
@@ -301,8 +300,7 @@ void Coordinator::Impl::Serve(const net::ConnectionPtr& connection, std::uint64_
   auto json = sharding::ParseObject(text);
   auto op = json.ok() ? sharding::GetString(*json, "op") : Result<std::string>(json.status());
   if (!op.ok()) {
-    Reply(connection, request_id,
-          InvalidArgument("control request: " + op.status().message()));
+    Reply(connection, request_id, InvalidArgument("control request: " + op.status().message()));
   } else if (*op == "register") {
     Reply(connection, request_id, ServeRegister(connection, *json));
   } else if (*op == "heartbeat") {
@@ -353,18 +351,15 @@ Result<std::string> Coordinator::Impl::ServeHeartbeat(const net::ConnectionPtr& 
   if (!members.Heard(connection->id(), Now()).has_value()) {
     return InvalidArgument("a heartbeat from a connection that has not registered");
   }
-  return sharding::Dump(
-      {{"stop", members.stopping()}, {"grace_seconds", stop_grace_seconds}});
+  return sharding::Dump({{"stop", members.stopping()}, {"grace_seconds", stop_grace_seconds}});
 }
 
 void Coordinator::Impl::ServeLater(const net::ConnectionPtr& connection, std::uint64_t request_id,
                                    std::function<Result<std::string>()> work) {
-  bool taken = Enqueue([connection, request_id, work = std::move(work)] {
-    Reply(connection, request_id, work());
-  });
+  bool taken = Enqueue(
+      [connection, request_id, work = std::move(work)] { Reply(connection, request_id, work()); });
   if (taken) return;
-  Reply(connection, request_id,
-        ConnectionError("the coordinator is busy or closing; try again"));
+  Reply(connection, request_id, ConnectionError("the coordinator is busy or closing; try again"));
 }
 
 void Coordinator::Impl::CheckSilence() {
@@ -448,10 +443,8 @@ Status Coordinator::Impl::Tell(const DefinitionPtr& next, SteadyTime deadline,
   for (const ServerRecord& server : servers) {
     if (told[server.server_id] >= next->version) continue;
     std::lock_guard one(calls_mutex);
-    Result<std::string> reply = calls.Call(server, json, deadline,
-                                           [&] {
-                                             return Stopping() || Gone(server.server_id);
-                                           });
+    Result<std::string> reply =
+        calls.Call(server, json, deadline, [&] { return Stopping() || Gone(server.server_id); });
     if (!reply.ok()) {
       StatusCode code = reply.status().code();
       *refused_by_first = first && code != StatusCode::kConnection &&
@@ -476,8 +469,8 @@ Status Coordinator::Impl::CheckRunning() {
   return Status::Ok();
 }
 
-// Once a server may hold the new definition it is the cluster's, even when another could not be told:
-// definitions only grow, and every later change tells those who lack something.
+// Once a server may hold the new definition it is the cluster's, even when another could not be
+// told: definitions only grow, and every later change tells those who lack something.
 Result<DefinitionPtr> Coordinator::Impl::Change(
     const std::function<Result<bool>(ClusterDefinition*)>& change) {
   std::lock_guard one(change_mutex);
@@ -500,8 +493,8 @@ Result<DefinitionPtr> Coordinator::Impl::Change(
 
 Status Coordinator::Impl::CreateTable(const sharding::TableDefinition& table) {
   PS_ASSIGN_OR_RETURN(auto checked, sharding::TableFromJson(sharding::TableToJson(table)));
-  Result<DefinitionPtr> changed_to = Change(
-      [&](ClusterDefinition* definition_now) { return AddTable(checked, definition_now); });
+  Result<DefinitionPtr> changed_to =
+      Change([&](ClusterDefinition* definition_now) { return AddTable(checked, definition_now); });
   return changed_to.ok() ? Status::Ok() : changed_to.status();
 }
 
@@ -555,11 +548,11 @@ Status Coordinator::WaitRunning(SteadyTime deadline) {
   }
   if (in_time) return Status::Ok();
   auto missing = impl_->members.IdsMissing();
-  if (missing.empty()) return TimeoutError("the servers did not take the tables' definitions in time");
-  return TimeoutError("server " + IdList(missing) + " of " +
-                      std::to_string(impl_->options.server_count) +
-                      " did not register with the coordinator at " + endpoint().ToString() +
-                      " in time");
+  if (missing.empty())
+    return TimeoutError("the servers did not take the tables' definitions in time");
+  return TimeoutError(
+      "server " + IdList(missing) + " of " + std::to_string(impl_->options.server_count) +
+      " did not register with the coordinator at " + endpoint().ToString() + " in time");
 }
 
 std::vector<ServerRecord> Coordinator::Servers() const {
@@ -598,7 +591,8 @@ Status Coordinator::StopServers(double grace_seconds, SteadyTime deadline) {
   std::string json =
       sharding::Dump({{"op", "stop"}, {"grace_seconds", std::max(grace_seconds, 0.0)}});
   for (const ServerRecord& server : servers) {
-    if (std::find(with_line.begin(), with_line.end(), server.server_id) == with_line.end()) continue;
+    if (std::find(with_line.begin(), with_line.end(), server.server_id) == with_line.end())
+      continue;
     std::lock_guard one(impl_->calls_mutex);
     // Who cannot be told now hears it with the next heartbeat.
     (void)impl_->calls.Call(server, json, std::min(deadline, Now() + kStopCallTimeout),

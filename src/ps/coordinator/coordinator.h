@@ -40,14 +40,17 @@ struct ServerRecord {
 // [{"server_id","state":"starting|running|lost|stopped","host","port","unix_path","incarnation","pid"}]
 std::string ServersToJson(const std::vector<ServerRecord>& servers);
 
-// Orders membership, table definitions, map epochs (and barriers). Runs in the driver: one thread of
-// its own for its sockets, calls from any thread. Control requests on its listener:
-//   {"op":"register","server_id","host","port","unix_path","incarnation","pid"} -> {}   (from servers; this connection
+// Orders membership, table definitions, map epochs (and barriers). Runs in the driver: one thread
+// of its own for its sockets, calls from any thread. Control requests on its listener:
+//   {"op":"register","server_id","host","port","unix_path","incarnation","pid"} -> {}   (from
+//   servers; this connection
 //        is then the server's life line: heartbeats on it, its end = the server is lost)
 //   {"op":"heartbeat"}                       -> {"stop": bool, "grace_seconds"}
 //   {"op":"describe"}                        -> {"definition":{...}}
-//   {"op":"create_table","table":{...}}      -> {"definition":{...}}   same definition again: nothing; another: error
-//   {"op":"define_tensors","tensors":[{"name","shape"}]} -> {"definition":{...},"created":[names]}   another shape: error
+//   {"op":"create_table","table":{...}}      -> {"definition":{...}}   same definition again:
+//   nothing; another: error
+//   {"op":"define_tensors","tensors":[{"name","shape"}]} -> {"definition":{...},"created":[names]}
+//   another shape: error
 //   {"op":"servers"}                         -> {"servers":[...]}
 // A new definition is on every server before the reply is sent; a server that refuses it (first one
 // asked) leaves everything as it was.

@@ -14,11 +14,11 @@ namespace {
 
 using sharding::Json;
 using ::testing::AllOf;
+using testing::Cluster;
+using testing::ClusterOptions;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using testing::Cluster;
-using testing::ClusterOptions;
 
 std::unique_ptr<Cluster> StartCluster(std::uint32_t servers) {
   ClusterOptions options;
@@ -78,7 +78,8 @@ TEST(Coordinator, ANewTableIsOnEveryServerBeforeTheAnswer) {
   auto cluster = StartCluster(2);
   auto client = cluster->ConnectCoordinator();
   std::string request =
-      "{\"op\":\"create_table\",\"table\":" + sharding::TableToJson(testing::Table("user", 8)) + "}";
+      "{\"op\":\"create_table\",\"table\":" + sharding::TableToJson(testing::Table("user", 8)) +
+      "}";
   auto answer = client->Control(request);
   ASSERT_TRUE(answer.ok()) << answer.status().ToString();
   Json definition = Json::parse(*answer)["definition"];
@@ -136,8 +137,7 @@ TEST(Coordinator, WaitingNamesTheServersThatAreMissing) {
   Status status = (*coordinator)->WaitRunning(In(0));
   EXPECT_EQ(status.code(), StatusCode::kTimeout);
   EXPECT_THAT(status.message(), HasSubstr("server 0, 2 of 3"));
-  EXPECT_EQ((*coordinator)->CreateTable(testing::Table("user", 8)).code(),
-            StatusCode::kConnection);
+  EXPECT_EQ((*coordinator)->CreateTable(testing::Table("user", 8)).code(), StatusCode::kConnection);
 
   auto twin = server::Server::Start(options);
   EXPECT_EQ(twin.status().code(), StatusCode::kInvalidArgument);

@@ -21,9 +21,10 @@ Status Membership::Register(ServerRecord record, std::uint64_t line, SteadyTime 
                            " is that server already");
   }
   if (member.registered) {
-    return InvalidArgument(name + " cannot register: the server of that number was lost with its "
-                                  "rows, and putting another in its place is not built yet; start "
-                                  "the cluster again");
+    return InvalidArgument(name +
+                           " cannot register: the server of that number was lost with its "
+                           "rows, and putting another in its place is not built yet; start "
+                           "the cluster again");
   }
   record.state = ServerState::kStarting;
   member.record = std::move(record);

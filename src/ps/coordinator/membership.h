@@ -17,9 +17,9 @@ class Membership {
  public:
   Membership(std::uint32_t server_count, Duration silence_max);
 
-  // InvalidArgument: an id that does not exist, or is taken; also when the server that had it is lost
-  // (its rows are gone; a server in its place comes with recovery from checkpoints). kClosed once the
-  // cluster is stopping.
+  // InvalidArgument: an id that does not exist, or is taken; also when the server that had it is
+  // lost (its rows are gone; a server in its place comes with recovery from checkpoints). kClosed
+  // once the cluster is stopping.
   Status Register(ServerRecord record, std::uint64_t line, SteadyTime now);
   // The server of a life line; none when the line is not one.
   std::optional<std::uint32_t> Heard(std::uint64_t line, SteadyTime now);

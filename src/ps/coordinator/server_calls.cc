@@ -22,8 +22,7 @@ Status Named(const ServerRecord& server, const Status& status) {
 }  // namespace
 
 Result<std::string> ServerCalls::Call(const ServerRecord& server, const std::string& json,
-                                      SteadyTime deadline,
-                                      const std::function<bool()>& given_up) {
+                                      SteadyTime deadline, const std::function<bool()>& given_up) {
   Duration backoff = kBackoffFirst;
   while (true) {
     Result<std::string> reply = TryOnce(server, json, deadline);

@@ -23,8 +23,8 @@ class ServerCalls {
 
   // Connects where needed and repeats the call with backoff until it is answered, the deadline
   // passes, or `given_up` says that the server is not there any more. Messages name the server.
-  Result<std::string> Call(const ServerRecord& server, const std::string& json,
-                           SteadyTime deadline, const std::function<bool()>& given_up);
+  Result<std::string> Call(const ServerRecord& server, const std::string& json, SteadyTime deadline,
+                           const std::function<bool()>& given_up);
   // Ends a call under way, and lets none begin.
   void Abort();
 

@@ -36,8 +36,7 @@ Duration Seconds(double seconds) {
 }  // namespace
 
 Result<std::unique_ptr<CoordinatorLink>> CoordinatorLink::Start(Options options, OnEnd on_end) {
-  std::unique_ptr<CoordinatorLink> link(
-      new CoordinatorLink(std::move(options), std::move(on_end)));
+  std::unique_ptr<CoordinatorLink> link(new CoordinatorLink(std::move(options), std::move(on_end)));
   link->wake_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (link->wake_fd_ < 0) return Internal("eventfd: no file descriptor left");
   PS_RETURN_IF_ERROR(link->Register());
@@ -97,9 +96,9 @@ bool CoordinatorLink::WaitForNextBeat(Ending* ending) {
   int ready = ::poll(fds, 2, static_cast<int>(timeout.count()));
   if (stopping_.load(std::memory_order_acquire)) return false;
   if (ready == 0 || (ready < 0 && errno == EINTR)) return true;
-  *ending = {"the driver has gone: its connection at " + options_.coordinator.ToString() +
-                 " was closed",
-             kGraceWithoutDriver};
+  *ending = {
+      "the driver has gone: its connection at " + options_.coordinator.ToString() + " was closed",
+      kGraceWithoutDriver};
   return false;
 }
 

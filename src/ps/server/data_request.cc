@@ -44,9 +44,9 @@ std::uint64_t DataRequest::CountOn(Shard& shard) {
   for (const FramePlan& frame : plan_->frames) {
     for (const SectionPlan& section : frame.sections) {
       const wire::SectionHead& head = section.view.head;
-      bool creates = head.kind == wire::SectionKind::kRows &&
-                     (request_->type == wire::MessageType::kPush ||
-                      (head.flags & wire::kCreateMissing) != 0);
+      bool creates =
+          head.kind == wire::SectionKind::kRows &&
+          (request_->type == wire::MessageType::kPush || (head.flags & wire::kCreateMissing) != 0);
       if (!creates) continue;
       std::span<const Key> part = section.PartOf(shard.index()).keys;
       keys[head.id].insert(keys[head.id].end(), part.begin(), part.end());

@@ -20,13 +20,11 @@ class DataRequest : public std::enable_shared_from_this<DataRequest> {
   using Release = std::function<void()>;
 
   DataRequest(RequestPtr request, DefinitionPtr definition, std::unique_ptr<RequestPlan> plan)
-      : request_(std::move(request)),
-        definition_(std::move(definition)),
-        plan_(std::move(plan)) {}
+      : request_(std::move(request)), definition_(std::move(definition)), plan_(std::move(plan)) {}
   virtual ~DataRequest() = default;
 
-  // On the connection's thread. True: handed to every shard (or refused). False: `release` is called
-  // later, when it is.
+  // On the connection's thread. True: handed to every shard (or refused). False: `release` is
+  // called later, when it is.
   bool Start(Release release);
 
  protected:
@@ -61,7 +59,7 @@ class DataRequest : public std::enable_shared_from_this<DataRequest> {
   const std::unique_ptr<RequestPlan> plan_;
   Hold hold_ = Hold::kNone;
   Release release_;
-  std::vector<std::uint64_t> rows_of_shard_;  // each shard may make so many rows
+  std::vector<std::uint64_t> rows_of_shard_;               // each shard may make so many rows
   std::vector<std::map<TableId, std::uint64_t>> missing_;  // by shard
   std::atomic<int> shards_left_{0};
   std::atomic<std::uint64_t> unused_{0};

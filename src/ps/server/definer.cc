@@ -19,10 +19,11 @@ Result<store::TableSpec> SpecOf(const sharding::TableDefinition& table, std::uin
 }  // namespace
 
 void Definer::Define(std::string definition_json, Done done) {
-  core_->shards[0]->Post([this, json = std::move(definition_json), done = std::move(done)]() mutable {
-    waiting_.push_back({std::move(json), std::move(done)});
-    if (!busy_) Begin();
-  });
+  core_->shards[0]->Post(
+      [this, json = std::move(definition_json), done = std::move(done)]() mutable {
+        waiting_.push_back({std::move(json), std::move(done)});
+        if (!busy_) Begin();
+      });
 }
 
 void Definer::Begin() {
@@ -72,9 +73,9 @@ Status Definer::MakeTables(Shard& shard, const Staging& staging, Tables* tables)
   const sharding::ClusterDefinition& cluster = staging.next->cluster;
   for (std::size_t i = staging.first_table; i < cluster.tables.size(); ++i) {
     PS_ASSIGN_OR_RETURN(store::TableSpec spec, SpecOf(cluster.tables[i], cluster.seed));
-    PS_ASSIGN_OR_RETURN(auto table, store::EmbeddingStore::Create(
-                                        std::move(spec), cluster.map.partition_bits,
-                                        &core_->budget, core_->clock, shard.page_pool()));
+    PS_ASSIGN_OR_RETURN(
+        auto table, store::EmbeddingStore::Create(std::move(spec), cluster.map.partition_bits,
+                                                  &core_->budget, core_->clock, shard.page_pool()));
     tables->push_back(std::move(table));
   }
   return Status::Ok();

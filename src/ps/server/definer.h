@@ -12,9 +12,9 @@
 
 namespace ps::server {
 
-// Takes in new cluster definitions, one after the other: checks wholly, makes the new tables on every
-// shard, then publishes. A refused definition changes nothing. A version that is not newer than the
-// one held is answered with ok when it says nothing else, and refused when it does.
+// Takes in new cluster definitions, one after the other: checks wholly, makes the new tables on
+// every shard, then publishes. A refused definition changes nothing. A version that is not newer
+// than the one held is answered with ok when it says nothing else, and refused when it does.
 class Definer {
  public:
   using Done = std::function<void(const Status&)>;
@@ -35,8 +35,8 @@ class Definer {
     DefinitionPtr next;
     std::size_t first_table = 0;
     std::unique_ptr<optimizers::Optimizer> weight_optimizer;  // with the first definition
-    std::vector<Tables> tables;    // by shard
-    std::vector<Status> statuses;  // by shard
+    std::vector<Tables> tables;                               // by shard
+    std::vector<Status> statuses;                             // by shard
   };
 
   void Begin();

@@ -43,9 +43,9 @@ Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, ClusterDefinition
   if (now != nullptr) PS_RETURN_IF_ERROR(CheckFollows(now->cluster, next));
 
   auto serving = std::make_shared<ServingDefinition>();
-  serving->shard_of_partition =
-      now != nullptr ? now->shard_of_partition
-                     : sharding::ShardOfPartition(next.map, server_id, shard_count);
+  serving->shard_of_partition = now != nullptr
+                                    ? now->shard_of_partition
+                                    : sharding::ShardOfPartition(next.map, server_id, shard_count);
   for (const sharding::TableDefinition& table : next.tables) {
     serving->table_salts.push_back(table.salt());
   }

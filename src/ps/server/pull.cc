@@ -33,9 +33,8 @@ class Pull final : public DataRequest {
     SectionHead head = section.view.head;
     head.flags = 0;
     if (head.kind != SectionKind::kRows) {
-      head.count = section.unchanged
-                       ? 0
-                       : definition().cluster.tensors[head.id].chunk_floats(head.chunk);
+      head.count =
+          section.unchanged ? 0 : definition().cluster.tensors[head.id].chunk_floats(head.chunk);
     }
     return head;
   }

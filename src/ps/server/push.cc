@@ -55,11 +55,9 @@ void Answer(Request& request, const Status& status) {
 
 bool ServePush(RequestPtr request, DefinitionPtr definition, DataRequest::Release release) {
   Core& core = *request->core;
-  Result<PushLedger::Outcome> outcome =
-      core.ledger.Begin(request->stream, request->sequence,
-                        [request](const Status& status, const std::string&) {
-                          Answer(*request, status);
-                        });
+  Result<PushLedger::Outcome> outcome = core.ledger.Begin(
+      request->stream, request->sequence,
+      [request](const Status& status, const std::string&) { Answer(*request, status); });
   if (!outcome.ok()) {
     Answer(*request, outcome.status());
     return true;

@@ -20,15 +20,16 @@ namespace ps::server {
 
 // Which numbered requests this server has done, so that each takes effect once whatever is retried.
 //
-// A number (stream, sequence) is absent, in progress or done. Of each stream the ledger keeps a bitmap
-// of the `window` sequences up to the highest it has seen; what lies below is done: a stream has at most
-// `window` sequences in flight and a client does not go on past one that failed. Sequences may
-// start anywhere and skip numbers (a server that has nothing to do in a batch gets none).
+// A number (stream, sequence) is absent, in progress or done. Of each stream the ledger keeps a
+// bitmap of the `window` sequences up to the highest it has seen; what lies below is done: a stream
+// has at most `window` sequences in flight and a client does not go on past one that failed.
+// Sequences may start anywhere and skip numbers (a server that has nothing to do in a batch gets
+// none).
 //
 // When `streams_max` streams are known, a new one takes the place of the least recently used stream
 // that has nothing in progress and has been idle for kStreamIdleMin (longer than any call retries);
-// when there is none the request is refused. A stream given up is forgotten: its numbers could apply
-// again. End() frees streams that no one retries any more.
+// when there is none the request is refused. A stream given up is forgotten: its numbers could
+// apply again. End() frees streams that no one retries any more.
 //
 // Thread-safe; one mutex per request, not per key. About 300 bytes a stream.
 class PushLedger {
@@ -46,14 +47,15 @@ class PushLedger {
   enum class Decision {
     kRun,   // absent until now: the caller does it, then calls Commit or Abort
     kDone,  // done before; nothing to do
-    kWait,  // in progress elsewhere: the waiter is called when it ends, from the thread that ends it
+    kWait,  // in progress elsewhere: the waiter is called when it ends, from the thread that ends
+            // it
   };
   struct Outcome {
     Decision decision = Decision::kRun;
     std::string answer;  // kDone: of a control request
   };
-  // InvalidArgument for stream 0; ResourceExhausted when the sequence would push one that is still in
-  // progress out of the window, or when there is no place for a new stream.
+  // InvalidArgument for stream 0; ResourceExhausted when the sequence would push one that is still
+  // in progress out of the window, or when there is no place for a new stream.
   Result<Outcome> Begin(std::uint64_t stream, std::uint64_t sequence, Waiter waiter);
 
   // Ends a number that Begin answered with kRun: done, or forgotten, so that a retry can run. Those

@@ -14,8 +14,8 @@
 namespace ps::server {
 
 // One whole request as it came over a connection, and the way back. Held by shared_ptr by whoever
-// works on it; answered exactly once (Fail, ReplyControl, ReplyPush, or Answered after all parts of a
-// pull), from any thread.
+// works on it; answered exactly once (Fail, ReplyControl, ReplyPush, or Answered after all parts of
+// a pull), from any thread.
 struct Request {
   Request(Core* the_core, net::ConnectionPtr the_connection, const wire::FrameHeader& first)
       : core(the_core),

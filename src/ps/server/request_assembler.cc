@@ -36,9 +36,9 @@ Status RequestAssembler::CheckFrame(const wire::FrameHeader& header) const {
     return DataCorruption("a frame of type " + std::to_string(static_cast<int>(header.type)) +
                           " is not a request");
   }
-  bool belongs = request_ == nullptr ||
-                 (header.type == request_->type && header.request_id == request_->id &&
-                  header.stream == request_->stream);
+  bool belongs =
+      request_ == nullptr || (header.type == request_->type && header.request_id == request_->id &&
+                              header.stream == request_->stream);
   if (!belongs) {
     return DataCorruption("a frame of request " + std::to_string(header.request_id) +
                           " among those of request " + std::to_string(request_->id));
@@ -73,7 +73,8 @@ Status RequestAssembler::Refusal(std::size_t bytes) const {
   }
   if (request_->ticket.TryAdd(bytes)) return Status::Ok();
   return ConnectionError(core_->Name() + " is busy: requests of " +
-                         std::to_string(core_->in_flight.bytes()) + " bytes are under way, at most " +
+                         std::to_string(core_->in_flight.bytes()) +
+                         " bytes are under way, at most " +
                          std::to_string(core_->in_flight.bytes_max()) + "; try again");
 }
 

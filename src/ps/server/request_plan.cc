@@ -50,8 +50,9 @@ class Planner {
     const SectionHead& head = section->view.head;
     const auto& tables = definition_.cluster.tables;
     if (head.id >= tables.size()) {
-      return InvalidArgument("table number " + std::to_string(head.id) + " does not exist; there are " +
-                             std::to_string(tables.size()) + " tables");
+      return InvalidArgument("table number " + std::to_string(head.id) +
+                             " does not exist; there are " + std::to_string(tables.size()) +
+                             " tables");
     }
     if (head.dim != tables[head.id].dim) {
       return InvalidArgument("table '" + tables[head.id].name + "' has dim " +
@@ -98,10 +99,11 @@ class Planner {
 
   Status NotHere(TableId table, Key key) const {
     const sharding::ClusterDefinition& cluster = definition_.cluster;
-    return InvalidArgument("key " + std::to_string(key) + " of table '" +
-                           cluster.tables[table].name + "' belongs to server " +
-                           std::to_string(cluster.map.ServerOf(definition_.table_salts[table], key)) +
-                           ", not to this one");
+    return InvalidArgument(
+        "key " + std::to_string(key) + " of table '" + cluster.tables[table].name +
+        "' belongs to server " +
+        std::to_string(cluster.map.ServerOf(definition_.table_salts[table], key)) +
+        ", not to this one");
   }
 
   Status PlanChunk(SectionPlan* section) {
@@ -112,7 +114,8 @@ class Planner {
                              " does not exist; there are " + std::to_string(tensors.size()));
     }
     const sharding::TensorDefinition& tensor = tensors[head.id];
-    std::string name = "chunk " + std::to_string(head.chunk) + " of dense tensor '" + tensor.name + "'";
+    std::string name =
+        "chunk " + std::to_string(head.chunk) + " of dense tensor '" + tensor.name + "'";
     if (head.chunk >= tensor.chunks()) {
       return InvalidArgument(name + " does not exist; it has " + std::to_string(tensor.chunks()));
     }

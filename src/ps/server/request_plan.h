@@ -42,7 +42,8 @@ struct FramePlan {
   std::atomic<int> shards_left{0};
 };
 
-// A pull or push, decoded and checked, and dealt out to the shards. Points into the request's frames.
+// A pull or push, decoded and checked, and dealt out to the shards. Points into the request's
+// frames.
 struct RequestPlan {
   std::deque<FramePlan> frames;
   std::vector<std::uint64_t> new_rows_max;  // by shard: keys that may make a row

@@ -10,18 +10,19 @@
 
 namespace ps::server {
 
-// Who may create rows, so that a request is admitted wholly or refused wholly, and refused only when
-// the rows that exist leave no room for it.
+// Who may create rows, so that a request is admitted wholly or refused wholly, and refused only
+// when the rows that exist leave no room for it.
 //
-// The quick way reserves one row for each key, runs in one pass and gives back what was not used. When
-// that many do not fit, the exact way counts the missing keys first:
+// The quick way reserves one row for each key, runs in one pass and gives back what was not used.
+// When that many do not fit, the exact way counts the missing keys first:
 //
 //   EnterExact -> (count on the shards) -> ReserveExact -> run -> Settle, LeaveExact
 //
-// A reservation in flight may be larger than what it will use, so an exact one that does not fit waits
-// until all others have settled; only then is "does not fit" an answer. While one waits, the quick way
-// is closed. Between an exact request's count and its run no row may go: prune steps ask too, and wait
-// until no exact request is inside; while one waits, further exact requests wait behind it.
+// A reservation in flight may be larger than what it will use, so an exact one that does not fit
+// waits until all others have settled; only then is "does not fit" an answer. While one waits, the
+// quick way is closed. Between an exact request's count and its run no row may go: prune steps ask
+// too, and wait until no exact request is inside; while one waits, further exact requests wait
+// behind it.
 //
 // Thread-safe. Callbacks run on the thread whose call let them in (perhaps inside the call itself),
 // without the lock; they must be short (post somewhere).

@@ -23,22 +23,27 @@ struct ServerOptions {
   std::size_t message_bytes_max = 104'857'600;
   std::size_t requests_in_flight_bytes_max = 1ull << 30;  // frames being assembled or served
   wire::Compression compression = wire::Compression::kNone;
-  net::Endpoint coordinator;    // registers there, and ends when that connection ends
+  net::Endpoint coordinator;  // registers there, and ends when that connection ends
   std::string secret;
   double driver_silence_seconds = 60.0;
 };
 
-// One server of a cluster: shard threads that own partitions, a listener, a link to the coordinator.
+// One server of a cluster: shard threads that own partitions, a listener, a link to the
+// coordinator.
 //
 // Requests (wire/frame.h): pulls and pushes as documented in messages.h, and kControl with
 //   {"op":"describe"}                -> {"server_id","definition":{...}}
-//   {"op":"define","definition":{}}  -> {}          newer versions add tables and tensors; checked wholly first
-//   {"op":"init_tensors","tensors":[{"id","init":"zeros|ones|random|normal","scale"}]} -> {}   (fresh optimizer state)
-//   {"op":"decay","method":"multiply","factor"} | {"op":"decay","method":"prune","min_count"} -> {"pruned"}
+//   {"op":"define","definition":{}}  -> {}          newer versions add tables and tensors; checked
+//   wholly first
+//   {"op":"init_tensors","tensors":[{"id","init":"zeros|ones|random|normal","scale"}]} -> {} (fresh
+//   optimizer state)
+//   {"op":"decay","method":"multiply","factor"} | {"op":"decay","method":"prune","min_count"} ->
+//   {"pruned"}
 //   {"op":"stats"}                   -> contract section 5, one server's record
 //   {"op":"end_streams","streams":["<u64>", ...]} -> {}
 //   {"op":"stop","grace_seconds"}    -> {}          answers, finishes what is under way, then ends
-// A control request with stream != 0 in its header takes effect once per (stream, sequence), as a push.
+// A control request with stream != 0 in its header takes effect once per (stream, sequence), as a
+// push.
 class Server {
  public:
   // Listens, starts the threads, registers with the coordinator; ok = serving once defined.
@@ -51,10 +56,11 @@ class Server {
   std::string unix_path() const;
   std::uint64_t incarnation() const;
 
-  // Blocks until the server has ended by itself (stop request, coordinator gone or silent), or until
-  // the timeout. The reason, in plain English; empty optional on time-out.
+  // Blocks until the server has ended by itself (stop request, coordinator gone or silent), or
+  // until the timeout. The reason, in plain English; empty optional on time-out.
   std::optional<std::string> WaitEnded(Duration timeout);
-  // Ends: no new requests, those under way get `grace`, then all is closed. Idempotent, thread-safe.
+  // Ends: no new requests, those under way get `grace`, then all is closed. Idempotent,
+  // thread-safe.
   void Stop(Duration grace);
 
   std::string StatsJson();

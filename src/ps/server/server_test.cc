@@ -21,10 +21,10 @@ namespace {
 
 using sharding::Json;
 using ::testing::AllOf;
-using ::testing::Each;
-using ::testing::HasSubstr;
 using testing::Cluster;
 using testing::ClusterOptions;
+using ::testing::Each;
+using ::testing::HasSubstr;
 using testing::PulledSection;
 using testing::RawClient;
 using testing::Sections;
@@ -110,14 +110,14 @@ TEST(Server, ThreadsDoNotChangeResults) {
       Floats wide(keys.size() * 33);
       for (std::size_t k = 0; k < wide.size(); ++k) wide[k] = std::sin(static_cast<float>(k + i));
       EXPECT_TRUE(client
-                      ->Push(1, i, {Sections()
-                                        .PushRows(0, kDim, keys, Grads(keys.size(), 0.25f), 0.5f)
-                                        .PushRows(1, 33, keys, wide)})
+                      ->Push(1, i,
+                             {Sections()
+                                  .PushRows(0, kDim, keys, Grads(keys.size(), 0.25f), 0.5f)
+                                  .PushRows(1, 33, keys, wide)})
                       .ok());
     }
     std::vector<Key> keys = Range(0, 900);
-    auto sections =
-        Value(client->Pull({Sections().PullRows(1, 33, keys).PullRows(0, kDim, keys)}));
+    auto sections = Value(client->Pull({Sections().PullRows(1, 33, keys).PullRows(0, kDim, keys)}));
     Floats all = sections[0].values;
     all.insert(all.end(), sections[1].values.begin(), sections[1].values.end());
     return all;
@@ -137,7 +137,7 @@ TEST_P(ServerThreads, ARequestOfManyFramesIsAnsweredPartByPart) {
     frames.push_back(Sections().PullRows(0, kDim, Range(first, 60)));
     frames.back().PullRows(0, kDim, Range(first + 60, 40));
   }
-  frames.push_back(Sections());                       // nothing asked for
+  frames.push_back(Sections());                        // nothing asked for
   frames.push_back(Sections().PullRows(0, kDim, {}));  // no keys
   auto sections = Value(client->Pull(frames));
   ASSERT_EQ(sections.size(), 19u);
@@ -164,9 +164,8 @@ TEST_P(ServerThreads, RequestsOfAConnectionAreServedInOrder) {
   std::vector<std::uint64_t> pushes;
   std::vector<std::uint64_t> pulls;
   for (std::uint64_t i = 0; i < 50; ++i) {
-    pushes.push_back(Value(client->Send(wire::MessageType::kPush,
-                                        {Sections().PushRows(0, kDim, keys, Grads(200, 1.0f))},
-                                        3, i)));
+    pushes.push_back(Value(client->Send(
+        wire::MessageType::kPush, {Sections().PushRows(0, kDim, keys, Grads(200, 1.0f))}, 3, i)));
     pulls.push_back(
         Value(client->Send(wire::MessageType::kPull, {Sections().PullRows(0, kDim, keys)})));
   }
@@ -313,18 +312,17 @@ TEST(Server, WrongRequestsNameWhatIsWrongAndChangeNothing) {
   EXPECT_THAT(Refusal(push(Sections().PushRows(5, kDim, here, Grads(here.size(), 1))),
                       StatusCode::kInvalidArgument),
               HasSubstr("table number 5"));
-  EXPECT_THAT(Refusal(push(Sections().PushRows(0, 3, {here[0]}, {1, 2, 3})),
-                      StatusCode::kInvalidArgument),
-              AllOf(HasSubstr("'default'"), HasSubstr("dim 4"), HasSubstr("says 3")));
+  EXPECT_THAT(
+      Refusal(push(Sections().PushRows(0, 3, {here[0]}, {1, 2, 3})), StatusCode::kInvalidArgument),
+      AllOf(HasSubstr("'default'"), HasSubstr("dim 4"), HasSubstr("says 3")));
   EXPECT_THAT(Refusal(push(Sections().PushRows(0, kDim, mixed, Grads(mixed.size(), 1))),
                       StatusCode::kInvalidArgument),
               AllOf(HasSubstr("key " + std::to_string(elsewhere[0])), HasSubstr("server 1")));
   EXPECT_THAT(Refusal(push(Sections().PushChunk(3, 0, {1})), StatusCode::kInvalidArgument),
               HasSubstr("dense tensor number 3"));
-  EXPECT_EQ(client->Pull({Sections().PullRows(0, kDim, here).PullRows(1, kDim, here)})
-                .status()
-                .code(),
-            StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      client->Pull({Sections().PullRows(0, kDim, here).PullRows(1, kDim, here)}).status().code(),
+      StatusCode::kInvalidArgument);
   EXPECT_EQ(Stats(*client)["embeddings"], 0);
   EXPECT_EQ(Stats(*client)["errors_total"], 5);
   EXPECT_TRUE(client->PullRows(0, kDim, here).ok()) << "the connection lives on";
@@ -451,10 +449,8 @@ TEST_P(ServerTensors, ChunksAreAssignedTrainedAndSentWhenChanged) {
   EXPECT_EQ(pulled[0].values, Floats{7});
   EXPECT_EQ(pulled[1].values, kernel);
 
-  auto again = Value(client_->Pull({Sections()
-                                        .PullChunk(0, 0, pulled[1].head.version)
-                                        .PullRows(0, kDim, {5})
-                                        .PullChunk(1, 0)}));
+  auto again = Value(client_->Pull(
+      {Sections().PullChunk(0, 0, pulled[1].head.version).PullRows(0, kDim, {5}).PullChunk(1, 0)}));
   ASSERT_EQ(again.size(), 3u);
   EXPECT_TRUE(again[0].values.empty()) << "unchanged: not sent";
   EXPECT_EQ(again[0].head.version, pulled[1].head.version);
@@ -488,8 +484,8 @@ TEST_P(ServerTensors, InitialValuesDoNotDependOnThreads) {
       "{\"op\":\"init_tensors\",\"tensors\":[{\"id\":0,\"init\":\"normal\",\"scale\":0.5},"
       "{\"id\":1,\"init\":\"ones\",\"scale\":0}]}";
   EXPECT_EQ(Value(client_->Control(init)), "{}");
-  auto pulled = Value(client_->Pull({Sections().PullChunk(0, 0), Sections().PullChunk(0, 1),
-                                     Sections().PullChunk(1, 0)}));
+  auto pulled = Value(client_->Pull(
+      {Sections().PullChunk(0, 0), Sections().PullChunk(0, 1), Sections().PullChunk(1, 0)}));
   ASSERT_EQ(pulled.size(), 3u);
   Floats all = pulled[0].values;
   all.insert(all.end(), pulled[1].values.begin(), pulled[1].values.end());
@@ -529,7 +525,8 @@ TEST_P(ServerThreads, DecayAndPruneRunBetweenRequests) {
     }
   });
   // Counts: 2 * 0.5 = 1 of those kept (more by now), 1 * 0.5 of the rare ones.
-  std::string pruned = Value(client->Control("{\"op\":\"decay\",\"method\":\"prune\",\"min_count\":1}"));
+  std::string pruned =
+      Value(client->Control("{\"op\":\"decay\",\"method\":\"prune\",\"min_count\":1}"));
   EXPECT_EQ(pruned, "{\"pruned\":3000}");
   for (int i = 0; i < 5; ++i) {
     EXPECT_TRUE(client->Control("{\"op\":\"decay\",\"method\":\"multiply\",\"factor\":1}").ok());
@@ -751,8 +748,8 @@ TEST_P(ServerThreads, StoppingAmidRequestsEndsCleanly) {
       for (std::uint64_t i = 0;; ++i) {
         auto pulled = client->PullRows(0, kDim, Range(i * 100, 300));
         if (!pulled.ok() && pulled.status().code() == StatusCode::kConnection) return;
-        Status status = client->Control("{\"op\":\"decay\",\"method\":\"prune\",\"min_count\":2}")
-                            .status();
+        Status status =
+            client->Control("{\"op\":\"decay\",\"method\":\"prune\",\"min_count\":2}").status();
         if (!status.ok()) return;
         ++served;
       }

@@ -63,14 +63,13 @@ void AddTables(const DefinitionPtr& definition, const std::vector<ShardStats>& s
   for (std::size_t i = 0; i < count; ++i) {
     const sharding::TableDefinition& table = definition->cluster.tables[i];
     store::TableStats sum = Sum(shards, i);
-    tables[table.name] = Json{{"rows", sum.rows},
-                              {"dim", table.dim},
-                              {"memory_bytes",
-                               {{"values", sum.values_bytes},
-                                {"state", sum.state_bytes},
-                                {"index", sum.index_bytes}}},
-                              {"created_total", sum.created_total},
-                              {"pruned_total", sum.pruned_total}};
+    tables[table.name] = Json{
+        {"rows", sum.rows},
+        {"dim", table.dim},
+        {"memory_bytes",
+         {{"values", sum.values_bytes}, {"state", sum.state_bytes}, {"index", sum.index_bytes}}},
+        {"created_total", sum.created_total},
+        {"pruned_total", sum.pruned_total}};
     rows += sum.rows;
     bytes += sum.values_bytes + sum.state_bytes + sum.index_bytes;
   }
@@ -105,9 +104,8 @@ void AddLatency(const std::vector<ShardStats>& shards, Json* json) {
     push.Merge(shard.push);
     control.Merge(shard.control);
   }
-  (*json)["latency_ms"] = Json{{"pull", LatencyJson(pull)},
-                               {"push", LatencyJson(push)},
-                               {"control", LatencyJson(control)}};
+  (*json)["latency_ms"] = Json{
+      {"pull", LatencyJson(pull)}, {"push", LatencyJson(push)}, {"control", LatencyJson(control)}};
 }
 
 std::string Render(Core& core, const std::vector<ShardStats>& shards) {

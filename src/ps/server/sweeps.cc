@@ -45,13 +45,15 @@ void Sweeps::Continue(const WorkPtr& work, Shard& shard, std::size_t table) {
 }
 
 void Sweeps::Step(const WorkPtr& work, Shard& shard, std::size_t table) {
-  std::size_t table_count = work->definition == nullptr ? 0 : work->definition->cluster.tables.size();
+  std::size_t table_count =
+      work->definition == nullptr ? 0 : work->definition->cluster.tables.size();
   bool prune = work->sweep.kind == Sweep::Kind::kPrune;
   bool stop = core_->cut_short.load(std::memory_order_relaxed);
   if (table < table_count && !stop) {
     std::uint64_t pruned = 0;
-    bool through = prune ? shard.table(table).PruneStep(work->sweep.min_count, kStepRowsMax, &pruned)
-                         : shard.table(table).DecayStep(work->sweep.factor, kStepRowsMax);
+    bool through = prune
+                       ? shard.table(table).PruneStep(work->sweep.min_count, kStepRowsMax, &pruned)
+                       : shard.table(table).DecayStep(work->sweep.factor, kStepRowsMax);
     work->pruned.fetch_add(pruned, std::memory_order_relaxed);
     if (through) ++table;
   }

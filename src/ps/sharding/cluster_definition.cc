@@ -23,9 +23,9 @@ Json ToJsonValue(const OptimizerDefinition& optimizer) {
 }
 
 Json ToJsonValue(const TableDefinition& table) {
-  return Json{{"id", table.id},           {"name", table.name},
-              {"dim", table.dim},         {"optimizer", ToJsonValue(table.optimizer)},
-              {"init", table.init},       {"init_scale", table.init_scale}};
+  return Json{{"id", table.id},     {"name", table.name},
+              {"dim", table.dim},   {"optimizer", ToJsonValue(table.optimizer)},
+              {"init", table.init}, {"init_scale", table.init_scale}};
 }
 
 Json ToJsonValue(const TensorDefinition& tensor) {
@@ -156,8 +156,7 @@ Status CheckNumbering(const char* what, const std::vector<Definition>& definitio
                              std::to_string(i));
     }
     if (!names.insert(definitions[i].name).second) {
-      return InvalidArgument(std::string(what) + " '" + definitions[i].name +
-                             "' is there twice");
+      return InvalidArgument(std::string(what) + " '" + definitions[i].name + "' is there twice");
     }
   }
   return Status::Ok();

@@ -43,8 +43,8 @@ struct TensorDefinition {
   std::uint64_t chunk_floats(std::uint32_t chunk) const;
 };
 
-// All that servers and clients must agree on. The coordinator makes it and alone changes it; servers
-// store it; clients ask any server for it. Grows only: ids are indices into the vectors.
+// All that servers and clients must agree on. The coordinator makes it and alone changes it;
+// servers store it; clients ask any server for it. Grows only: ids are indices into the vectors.
 struct ClusterDefinition {
   std::uint64_t version = 0;
   std::uint64_t seed = 0;

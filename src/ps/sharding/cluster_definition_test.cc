@@ -19,7 +19,8 @@ ClusterDefinition Example() {
   definition.seed = std::numeric_limits<std::uint64_t>::max();
   definition.weight_optimizer = {"adam", {{"learning_rate", 0.001}, {"beta1", 0.9}}};
   definition.map = {3, 2, 2, {0, 1, 1, 0}};
-  definition.tables.push_back({0, "default", 64, {"adagrad", {{"epsilon", 1e-10}}}, "normal", 0.01});
+  definition.tables.push_back(
+      {0, "default", 64, {"adagrad", {{"epsilon", 1e-10}}}, "normal", 0.01});
   definition.tables.push_back({1, "käufer \"x\"", 8, {"sgd", {}}, "zeros", 0.0});
   definition.tensors.push_back({0, "0/kernel", {512, 1024}});
   definition.tensors.push_back({1, "1/bias", {}});

@@ -88,10 +88,10 @@ net::Endpoint Cluster::endpoint(std::size_t i) const {
 }
 
 std::unique_ptr<RawClient> Cluster::Connect(std::size_t server) const {
-  return Must(RawClient::Connect(
-      endpoint(server), Secret(),
-      options_.unix_sockets ? net::Transport::kUnix : net::Transport::kTcp,
-      static_cast<std::uint32_t>(server)));
+  return Must(
+      RawClient::Connect(endpoint(server), Secret(),
+                         options_.unix_sockets ? net::Transport::kUnix : net::Transport::kTcp,
+                         static_cast<std::uint32_t>(server)));
 }
 
 std::unique_ptr<RawClient> Cluster::ConnectCoordinator() const {
