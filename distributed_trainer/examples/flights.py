@@ -49,7 +49,7 @@ def build_config(data: Path, *, workers: int, servers: int) -> TrainerConfig:
             sparse_features=SPARSE, dense_features=DENSE, default_embedding_dim=EMBEDDING_DIM
         ),
         target_config=TargetConfig(target_columns=[TARGET], task_type="binary_classification"),
-        batch_size=64,
+        batch_size=32,
         num_workers=workers,
         shuffle_seed=2013,
         model_optimizer="adam",
