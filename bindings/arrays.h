@@ -12,10 +12,11 @@
 
 namespace ps::bindings {
 
-// Arrays as the core takes them: C-contiguous, of exactly this dtype, in main memory. Anything else is
-// refused, never copied behind the caller's back.
+// Arrays as the core takes them: C-contiguous, of exactly this dtype, in main memory. Anything else
+// is refused, never copied behind the caller's back.
 template <typename T, std::size_t kDims>
-using Array = nanobind::ndarray<T, nanobind::ndim<kDims>, nanobind::c_contig, nanobind::device::cpu>;
+using Array =
+    nanobind::ndarray<T, nanobind::ndim<kDims>, nanobind::c_contig, nanobind::device::cpu>;
 using KeyArray = Array<const std::uint64_t, 1>;
 using FlatFloats = Array<const float, 1>;
 using RowsIn = Array<const float, 2>;

@@ -133,8 +133,7 @@ class PyClient {
           nb::cast<std::tuple<TensorId, nb::object, bool, bool>>(item);
       auto values =
           Require<FlatFloats>(values_object, "values must be a float32 array of one dimension");
-      tensor_pushes.push_back(
-          {tensor, {values.data(), values.shape(0)}, assign, only_if_absent});
+      tensor_pushes.push_back({tensor, {values.data(), values.shape(0)}, assign, only_if_absent});
       held.push_back(std::move(values_object));
     }
     WithoutGil([&] {

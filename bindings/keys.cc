@@ -29,8 +29,7 @@ KeysOut HashStrings(Array<const Offset, 1> offsets, Array<const std::uint8_t, 1>
   {
     nb::gil_scoped_release release;
     for (std::size_t i = 0; is_sound && i < count; ++i) {
-      is_sound = ends[i] <= ends[i + 1] &&
-                 static_cast<std::uint64_t>(ends[i + 1]) <= data.shape(0);
+      is_sound = ends[i] <= ends[i + 1] && static_cast<std::uint64_t>(ends[i + 1]) <= data.shape(0);
       if (!is_sound) break;
       keys[i] = HashBytes({bytes + ends[i], static_cast<std::size_t>(ends[i + 1] - ends[i])});
     }
@@ -111,8 +110,7 @@ class ObjectHasher {
 };
 
 KeysOut HashObjects(nb::handle objects) {
-  nb::object sequence =
-      nb::steal(PySequence_Fast(objects.ptr(), "ids must be a list or an array"));
+  nb::object sequence = nb::steal(PySequence_Fast(objects.ptr(), "ids must be a list or an array"));
   if (!sequence.is_valid()) throw nb::python_error();
   const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(sequence.ptr()));
   auto keys = std::make_unique_for_overwrite<std::uint64_t[]>(count);
@@ -146,8 +144,7 @@ std::pair<KeysOut, NumpyArray<std::int32_t>> Unique(KeyArray keys) {
     distinct.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
       if (i + kPrefetchAhead < count) table.Prefetch(HashKey(0, in[i + kPrefetchAhead]));
-      inverse[i] =
-          static_cast<std::int32_t>(table.FindOrAdd(in[i], HashKey(0, in[i]), &distinct));
+      inverse[i] = static_cast<std::int32_t>(table.FindOrAdd(in[i], HashKey(0, in[i]), &distinct));
     }
     distinct_count = distinct.size();
     out = std::make_unique_for_overwrite<std::uint64_t[]>(distinct_count);

@@ -1,4 +1,5 @@
-// pyspark_ps._core: the only C++ that knows Python. Importing it starts no thread and opens no socket.
+// pyspark_ps._core: the only C++ that knows Python. Importing it starts no thread and opens no
+// socket.
 #include <nanobind/nanobind.h>
 
 #include "bindings/client.h"

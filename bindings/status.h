@@ -9,9 +9,9 @@
 
 namespace ps::bindings {
 
-// The one place where statuses become exceptions: each code its class of pyspark_ps.errors, which is
-// imported when the first one is thrown. The GIL must be held. A Python exception that is set already
-// (a signal handler's, while a call was waiting) goes first.
+// The one place where statuses become exceptions: each code its class of pyspark_ps.errors, which
+// is imported when the first one is thrown. The GIL must be held. A Python exception that is set
+// already (a signal handler's, while a call was waiting) goes first.
 [[noreturn]] void Throw(const Status& status);
 
 inline void Check(const Status& status) {

@@ -178,7 +178,8 @@ Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link,
   connect.transport = options.client->transport;
   if (peer.is_coordinator) connect.transport = net::Transport::kTcp;
   connect.secret = options.client->secret;
-  // Any incarnation is let in here, so that the wrong one can be told from a connection that failed.
+  // Any incarnation is let in here, so that the wrong one can be told from a connection that
+  // failed.
   connect.expected = {peer.is_coordinator ? wire::kCoordinatorId : peer.address.server_id, 0};
   auto connection = net::ClientConnection::Connect(
       connect, std::min<SteadyTime>(options.deadline, Now() + kConnectAttemptMax));
@@ -191,7 +192,8 @@ Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link,
   if (expected != 0 && (*connection)->peer().incarnation != expected) {
     *is_final = true;
     return ConnectionError(
-        "it was started again and has lost the rows of the one this client knew; ask the driver for "
+        "it was started again and has lost the rows of the one this client knew; ask the driver "
+        "for "
         "the servers' addresses anew and make a new client");
   }
   link->connection = std::move(connection).value();

@@ -34,9 +34,10 @@ struct CallOptions {
 };
 
 // Brings every task to its end: connects where there is no connection, fans out, and repeats what a
-// broken connection left undone, with growing, jittered pauses, until the deadline. Never retried: a
-// refusal, a secret that does not fit, a peer with another incarnation, refused connections
-// for refused_give_up_seconds. The status names every peer that failed. `stats` gets what this call added.
+// broken connection left undone, with growing, jittered pauses, until the deadline. Never retried:
+// a refusal, a secret that does not fit, a peer with another incarnation, refused connections for
+// refused_give_up_seconds. The status names every peer that failed. `stats` gets what this call
+// added.
 Status RunTasks(std::span<Task> tasks, const CallOptions& options, ClientStats* stats);
 
 // A connection over `link` if it has none. Errors as of net::ClientConnection::Connect; an

@@ -51,11 +51,13 @@ class ChannelPool {
   // The channel that this thread had last where it is free, else another free one, else a new one
   // while there are fewer than channels_max, else waits. kTimeout; kClosed after Close.
   Result<Lease> Acquire(SteadyTime deadline);
-  // Waits until every lease has ended and hands out the channels; from now on Acquire gives kClosed.
+  // Waits until every lease has ended and hands out the channels; from now on Acquire gives
+  // kClosed.
   std::vector<std::unique_ptr<Channel>> Close();
 
   // In a child after fork: gives the parent's sockets back to the system without a word to the
-  // servers, and leaks the rest. Called once, before any other use; the pool must not be used again.
+  // servers, and leaks the rest. Called once, before any other use; the pool must not be used
+  // again.
   void AbandonAfterFork();
 
  private:

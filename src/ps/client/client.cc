@@ -169,9 +169,8 @@ Result<Client::Impl::Call> Client::Impl::Begin() {
 }
 
 Task Client::Impl::TaskFor(Call& call, ServerRequest* request) {
-  return {{options.servers[request->server], false},
-          &call.channel->servers[request->server],
-          request};
+  return {
+      {options.servers[request->server], false}, &call.channel->servers[request->server], request};
 }
 
 Status Client::Impl::Run(Call& call, std::vector<Task> tasks) {
@@ -370,12 +369,11 @@ Status Client::Impl::CheckPush(const Definition& definition, std::span<const Row
     PS_RETURN_IF_ERROR(CheckKeyCount(table, row.keys.size()));
     auto bad = FindNonFinite({row.grads, row.keys.size() * table.dim});
     if (!bad) continue;
-    return InvalidArgument("table '" + table.name + "': the gradient at position (" +
-                           std::to_string(*bad / table.dim) + ", " +
-                           std::to_string(*bad % table.dim) + ") is " +
-                           std::to_string(row.grads[*bad]) + " (key " +
-                           std::to_string(row.keys[*bad / table.dim]) +
-                           "); only finite numbers are taken, and nothing was sent");
+    return InvalidArgument(
+        "table '" + table.name + "': the gradient at position (" +
+        std::to_string(*bad / table.dim) + ", " + std::to_string(*bad % table.dim) + ") is " +
+        std::to_string(row.grads[*bad]) + " (key " + std::to_string(row.keys[*bad / table.dim]) +
+        "); only finite numbers are taken, and nothing was sent");
   }
   for (const TensorPush& tensor : tensors) {
     const auto& defined = definition.tensors[tensor.tensor];

@@ -26,16 +26,17 @@ struct ClientOptions {
   std::vector<ServerAddress> servers;  // by id, 0..n-1
   net::Endpoint coordinator;
   std::string secret;
-  double timeout_seconds = 60.0;        // deadline of a call, retries and reconnects included
-  std::size_t batch_size = 10'000;      // keys in one frame
+  double timeout_seconds = 60.0;    // deadline of a call, retries and reconnects included
+  std::size_t batch_size = 10'000;  // keys in one frame
   std::size_t message_bytes_max = 104'857'600;
   net::Transport transport = net::Transport::kAuto;
   wire::Compression compression = wire::Compression::kLz4;  // TCP only, where it pays
-  // How long a peer may refuse connections before a call gives up on it: a process that is not there
-  // does not come back as the one that was meant.
+  // How long a peer may refuse connections before a call gives up on it: a process that is not
+  // there does not come back as the one that was meant.
   double refused_give_up_seconds = 5.0;
-  std::size_t channels_max = 16;        // calls under way at once; further ones wait
-  // Asked a few times a second by the thread that waits; true ends its call with kClosed. May be empty.
+  std::size_t channels_max = 16;  // calls under way at once; further ones wait
+  // Asked a few times a second by the thread that waits; true ends its call with kClosed. May be
+  // empty.
   std::function<bool()> is_interrupted;
 };
 
@@ -71,7 +72,7 @@ struct TensorPush {
   bool only_if_absent = false;  // with assign: the first one to assign wins, chunk by chunk
 };
 struct PushOptions {
-  std::uint64_t stream = 0;    // 0: the client's own stream and next number
+  std::uint64_t stream = 0;  // 0: the client's own stream and next number
   std::uint64_t sequence = 0;
   float rate_scale = 1.0f;
 };
@@ -82,12 +83,12 @@ struct ClientStats {
   std::uint64_t retries = 0;
 };
 
-// A client of one cluster. Thread-safe: each call takes a channel (one connection per server) of its
-// own for its time, the same one again for the same thread where it can, so that a thread's calls
-// stay in order. The calling thread does the socket's work itself; there is no thread behind.
-// A broken connection is made anew and the request repeated with backoff inside the call's deadline:
-// a push under the same (stream, sequence), which each server applies once.
-// After fork() the child's calls make connections of their own.
+// A client of one cluster. Thread-safe: each call takes a channel (one connection per server) of
+// its own for its time, the same one again for the same thread where it can, so that a thread's
+// calls stay in order. The calling thread does the socket's work itself; there is no thread behind.
+// A broken connection is made anew and the request repeated with backoff inside the call's
+// deadline: a push under the same (stream, sequence), which each server applies once. After fork()
+// the child's calls make connections of their own.
 class Client {
  public:
   // Connects to the first server that answers and learns the cluster's definition.
@@ -99,9 +100,9 @@ class Client {
   std::shared_ptr<const sharding::ClusterDefinition> definition() const;
   Status Refresh();
 
-  // One request per server for all of it; servers with nothing to do get none. On error the contents
-  // of `out` are unspecified. Each server does its part wholly or not at all; the message of an error
-  // names the servers that refused.
+  // One request per server for all of it; servers with nothing to do get none. On error the
+  // contents of `out` are unspecified. Each server does its part wholly or not at all; the message
+  // of an error names the servers that refused.
   Status Pull(std::span<const RowsPull> rows, std::span<const TensorPull> tensors);
   // Push: NaN and infinite values (also in sums of repeated keys), and tensors of another size, are
   // InvalidArgument before anything is sent.

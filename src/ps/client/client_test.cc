@@ -16,11 +16,11 @@
 namespace ps::client {
 namespace {
 
-using ::testing::Each;
-using ::testing::HasSubstr;
 using ps::testing::Cluster;
 using ps::testing::ClusterOptions;
 using ps::testing::Table;
+using ::testing::Each;
+using ::testing::HasSubstr;
 
 constexpr std::uint32_t kDim = 4;
 
@@ -36,8 +36,7 @@ ClientOptions OptionsFor(const Cluster& cluster, net::Endpoint coordinator) {
   return options;
 }
 
-ClusterOptions ClusterOf(std::uint32_t servers, int shard_threads = 1,
-                         std::uint64_t rows_max = 0) {
+ClusterOptions ClusterOf(std::uint32_t servers, int shard_threads = 1, std::uint64_t rows_max = 0) {
   ClusterOptions options;
   options.servers = servers;
   options.shard_threads = shard_threads;
@@ -181,10 +180,10 @@ TEST_P(ClientRowsTest, AnUnknownKeyIsZerosWhenItIsNotToBeMade) {
   EXPECT_TRUE(PullRows(*fixture_.client, {}).empty());
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, ClientRowsTest,
-    ::testing::Values(Shape{1, false, 10'000}, Shape{1, true, 64}, Shape{3, false, 100},
-                      Shape{3, true, 10'000}, Shape{2, false, 10'000, wire::Compression::kLz4}));
+INSTANTIATE_TEST_SUITE_P(Shapes, ClientRowsTest,
+                         ::testing::Values(Shape{1, false, 10'000}, Shape{1, true, 64},
+                                           Shape{3, false, 100}, Shape{3, true, 10'000},
+                                           Shape{2, false, 10'000, wire::Compression::kLz4}));
 
 TEST(ClientTensorTest, WhatHasNotChangedIsNotSentAgain) {
   Fixture fixture{ClusterOf(2)};
@@ -311,8 +310,7 @@ TEST(ClientErrorTest, IdsThatDoNotExistAreNotFound) {
 
 TEST(ClientErrorTest, AServerThatIsGoneFailsTheCallSoonAndByName) {
   Fixture fixture{ClusterOf(2)};
-  ClientOptions options =
-      OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
+  ClientOptions options = OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
   options.refused_give_up_seconds = 0.3;
   auto client = Client::Connect(std::move(options));
   ASSERT_TRUE(client.ok());
@@ -330,8 +328,7 @@ TEST(ClientErrorTest, AServerThatIsGoneFailsTheCallSoonAndByName) {
 
 TEST(ClientErrorTest, AServerOfAnotherIncarnationIsNotTakenForTheOldOne) {
   Fixture fixture{ClusterOptions{}};
-  ClientOptions options =
-      OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
+  ClientOptions options = OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
   options.servers[0].incarnation = fixture.cluster->server(0).incarnation();
   EXPECT_TRUE(Client::Connect(options).ok());
   options.servers[0].incarnation += 1;
@@ -342,8 +339,7 @@ TEST(ClientErrorTest, AServerOfAnotherIncarnationIsNotTakenForTheOldOne) {
 
 TEST(ClientErrorTest, AWrongSecretIsAnAuthenticationErrorAtOnce) {
   Fixture fixture{ClusterOptions{}};
-  ClientOptions options =
-      OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
+  ClientOptions options = OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
   options.secret = "another secret, long enough";
   EXPECT_EQ(Client::Connect(options).status().code(), StatusCode::kAuthentication);
 }

@@ -84,9 +84,8 @@ class Conversation {
 void FailAll(std::deque<Conversation>* conversations, StatusCode code, const std::string& why) {
   for (Conversation& conversation : *conversations) {
     if (conversation.is_over()) continue;
-    conversation.Fail(Status(code, code == StatusCode::kTimeout
-                                       ? conversation.Waiting() + " within " + why
-                                       : why));
+    conversation.Fail(Status(
+        code, code == StatusCode::kTimeout ? conversation.Waiting() + " within " + why : why));
   }
 }
 
@@ -107,7 +106,8 @@ struct PollSet {
   void Serve() {
     for (std::size_t i = 0; i < fds.size(); ++i) {
       if ((fds[i].revents & POLLOUT) != 0) owners[i]->Write();
-      if (!owners[i]->is_over() && (fds[i].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) != 0) {
+      if (!owners[i]->is_over() &&
+          (fds[i].revents & (POLLIN | POLLHUP | POLLERR | POLLNVAL)) != 0) {
         owners[i]->Read();
       }
     }

@@ -37,10 +37,10 @@ struct FanOutOptions {
   std::function<bool()> is_interrupted;
 };
 
-// Sends all requests and reads all replies in one poll(2) loop in the calling thread, each as fast as
-// its server goes. A server replies only when the whole request has arrived, so that writing and
-// reading never wait for each other. Requests end with is_done, or with their exchange's failure; one
-// server's failure does not disturb the others.
+// Sends all requests and reads all replies in one poll(2) loop in the calling thread, each as fast
+// as its server goes. A server replies only when the whole request has arrived, so that writing and
+// reading never wait for each other. Requests end with is_done, or with their exchange's failure;
+// one server's failure does not disturb the others.
 void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options);
 
 }  // namespace ps::client

@@ -38,7 +38,8 @@ Status FrameWriter::WriteSome() {
     if (!is_built_) BuildFrame();
     auto& parts = buffers_->parts;
     while (part_ < parts.size()) {
-      auto batch = std::span(parts).subspan(part_, std::min(parts.size() - part_, kPartsPerWriteMax));
+      auto batch =
+          std::span(parts).subspan(part_, std::min(parts.size() - part_, kPartsPerWriteMax));
       PS_ASSIGN_OR_RETURN(std::size_t sent, connection_->WriteSome(batch));
       if (sent == 0) return Status::Ok();
       while (part_ < parts.size() && sent >= parts[part_].size()) sent -= parts[part_++].size();
@@ -92,8 +93,8 @@ void FrameWriter::AppendSection(const Section& section, std::size_t rows_at) {
     floats = RowFloats(section);
     if (NeedsGather(section)) {
       float* rows = buffers_->rows.data() + rows_at;
-      section.batch->GatherSums(section.values, head.dim, section.first,
-                                section.first + head.count, rows);
+      section.batch->GatherSums(section.values, head.dim, section.first, section.first + head.count,
+                                rows);
       Append(rows, floats * sizeof(float));
     } else {
       Append(section.values + section.batch->source(section.first) * head.dim,
@@ -149,9 +150,8 @@ void FrameWriter::SealFrame() {
     header.flags |= wire::kChecksummed;
   }
   parts.front() = first;
-  wire::EncodeHeader(
-      header, std::span<std::byte, wire::kFrameHeaderBytes>(buffers_->heads.data(),
-                                                            wire::kFrameHeaderBytes));
+  wire::EncodeHeader(header, std::span<std::byte, wire::kFrameHeaderBytes>(
+                                 buffers_->heads.data(), wire::kFrameHeaderBytes));
 }
 
 }  // namespace ps::client

@@ -20,9 +20,9 @@ struct WriteBuffers {
   std::vector<std::span<const std::byte>> parts;
 };
 
-// Sends the frames of one request over one connection, a frame at a time, as far as the socket takes
-// them. Keys, gradients and chunks leave straight from where they lie; only gradient rows that are
-// strewn over the caller's array, or repeat, are gathered, one frame's worth.
+// Sends the frames of one request over one connection, a frame at a time, as far as the socket
+// takes them. Keys, gradients and chunks leave straight from where they lie; only gradient rows
+// that are strewn over the caller's array, or repeat, are gathered, one frame's worth.
 class FrameWriter {
  public:
   // All must outlive the writer. Payloads over Unix sockets carry neither checksum nor compression.
@@ -50,7 +50,7 @@ class FrameWriter {
   WriteBuffers* buffers_;
   std::size_t frame_ = 0;
   bool is_built_ = false;
-  std::size_t part_ = 0;         // first part that is not wholly sent
+  std::size_t part_ = 0;  // first part that is not wholly sent
 };
 
 }  // namespace ps::client

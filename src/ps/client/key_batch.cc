@@ -68,8 +68,7 @@ void KeyBatch::FindDistinct(std::uint64_t table_salt, std::span<const Key> keys,
       table->Prefetch(HashKey(table_salt, keys[i + kPrefetchAhead]));
     }
     std::size_t known = distinct_.size();
-    std::uint32_t number =
-        table->FindOrAdd(keys[i], HashKey(table_salt, keys[i]), &distinct_);
+    std::uint32_t number = table->FindOrAdd(keys[i], HashKey(table_salt, keys[i]), &distinct_);
     if (number != known) repeats_.push_back({static_cast<std::uint32_t>(i), number});
   }
   keys_ = repeats_.empty() ? keys : std::span<const Key>(distinct_);

@@ -33,8 +33,8 @@ class KeyTable {
 // The distinct keys of one table in one call, grouped by server. Built once per call; what is sent
 // and where replies go is said in positions of the caller's array. Not thread-safe.
 //
-// When the caller's keys are distinct and there is one server, keys() is the caller's own memory and
-// is_identity() holds: nothing is copied.
+// When the caller's keys are distinct and there is one server, keys() is the caller's own memory
+// and is_identity() holds: nothing is copied.
 class KeyBatch {
  public:
   // `keys` must outlive the batch. At most KeyTable::kKeysMax keys.
@@ -64,8 +64,8 @@ class KeyBatch {
 
   // out[input] = out[source(rank)] for every repeat; rows of `dim` floats.
   void CopyRepeats(float* out, std::size_t dim) const;
-  // Rows [first, last) in the order of keys(): the sum of the caller's rows of each key, added up in
-  // the caller's order.
+  // Rows [first, last) in the order of keys(): the sum of the caller's rows of each key, added up
+  // in the caller's order.
   void GatherSums(const float* rows, std::size_t dim, std::size_t first, std::size_t last,
                   float* out) const;
 

@@ -89,8 +89,8 @@ Status ReplyReader::ReadHeader(bool* would_block) {
     PS_RETURN_IF_ERROR(Stage(would_block));
     if (*would_block) return Status::Ok();
   }
-  std::span<const std::byte, wire::kFrameHeaderBytes> bytes(
-      buffers_->staged.data() + staged_begin_, wire::kFrameHeaderBytes);
+  std::span<const std::byte, wire::kFrameHeaderBytes> bytes(buffers_->staged.data() + staged_begin_,
+                                                            wire::kFrameHeaderBytes);
   PS_ASSIGN_OR_RETURN(header_, wire::DecodeHeader(bytes, payload_bytes_max_));
   staged_begin_ += wire::kFrameHeaderBytes;
   return BeginPayload();

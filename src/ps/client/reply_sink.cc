@@ -10,11 +10,11 @@ namespace {
 constexpr std::size_t kStrewnBytes = 64 * 1024;
 
 Status Mismatch(const wire::SectionHead& asked, const wire::SectionHead& got) {
-  return DataCorruption("a reply's section (kind " + std::to_string(static_cast<int>(got.kind)) +
-                        ", id " + std::to_string(got.id) + ", count " + std::to_string(got.count) +
-                        ", dim " + std::to_string(got.dim) + ") does not answer what was asked (id " +
-                        std::to_string(asked.id) + ", count " + std::to_string(asked.count) +
-                        ", dim " + std::to_string(asked.dim) + ")");
+  return DataCorruption(
+      "a reply's section (kind " + std::to_string(static_cast<int>(got.kind)) + ", id " +
+      std::to_string(got.id) + ", count " + std::to_string(got.count) + ", dim " +
+      std::to_string(got.dim) + ") does not answer what was asked (id " + std::to_string(asked.id) +
+      ", count " + std::to_string(asked.count) + ", dim " + std::to_string(asked.dim) + ")");
 }
 
 }  // namespace

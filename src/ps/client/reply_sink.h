@@ -11,8 +11,8 @@
 namespace ps::client {
 
 // Where the bytes of one part of a pull's reply go: asked for the next place, told how many bytes
-// landed there. Rows that follow each other in the caller's array land in it directly, others by way
-// of a small buffer. Every section head is held against the one that was asked.
+// landed there. Rows that follow each other in the caller's array land in it directly, others by
+// way of a small buffer. Every section head is held against the one that was asked.
 class ReplySink {
  public:
   // Starts a part that answers `sections`; they outlive the part.
@@ -36,8 +36,8 @@ class ReplySink {
   std::size_t section_ = 0;
   Step step_ = Step::kHead;
   std::byte* place_ = nullptr;
-  std::size_t left_ = 0;  // bytes of this step
-  std::size_t row_ = 0;        // first row in the small buffer
+  std::size_t left_ = 0;        // bytes of this step
+  std::size_t row_ = 0;         // first row in the small buffer
   std::size_t block_rows_ = 0;  // rows in it
   std::byte head_[wire::kSectionHeadBytes];
   std::byte padding_[8];

@@ -43,8 +43,8 @@ TEST(RequestBuilderTest, FramesStayWithinTheirBytesAndKeepTheKeysInOrder) {
     for (const Section& section : request.frame(k)) {
       EXPECT_EQ(section.first, next);
       next += section.head.count;
-      bytes += wire::kSectionHeadBytes +
-               wire::SectionBodyBytes(wire::MessageType::kPush, section.head);
+      bytes +=
+          wire::kSectionHeadBytes + wire::SectionBodyBytes(wire::MessageType::kPush, section.head);
     }
     EXPECT_LE(bytes, 4'096u);
   }

@@ -20,8 +20,8 @@ using ps::testing::ClusterOptions;
 
 enum class Direction { kToServer, kToClient };
 
-// A TCP relay before one server. Told to, it cuts a connection when so many more bytes have passed in
-// one direction, or keeps connections open and moves nothing.
+// A TCP relay before one server. Told to, it cuts a connection when so many more bytes have passed
+// in one direction, or keeps connections open and moves nothing.
 class Relay {
  public:
   explicit Relay(int server_port) : server_port_(server_port) {
@@ -101,8 +101,8 @@ class Relay {
       bytes_left_ = is_cut ? -1 : bytes_left_ - got;
     }
     for (long sent = 0; sent < got;) {
-      long n = ::send(to_server ? pair.server : pair.client, buffer + sent, got - sent,
-                      MSG_NOSIGNAL);
+      long n =
+          ::send(to_server ? pair.server : pair.client, buffer + sent, got - sent, MSG_NOSIGNAL);
       if (n <= 0) return false;
       sent += n;
     }
@@ -141,8 +141,7 @@ class RetryTest : public ::testing::Test {
   std::unique_ptr<Client> Connect(double timeout_seconds,
                                   std::function<bool()> is_interrupted = nullptr) {
     ClientOptions options;
-    options.servers = {{0, cluster_->endpoint(0), 0},
-                       {1, {"127.0.0.1", relay_->port(), ""}, 0}};
+    options.servers = {{0, cluster_->endpoint(0), 0}, {1, {"127.0.0.1", relay_->port(), ""}, 0}};
     options.secret = Cluster::Secret();
     options.timeout_seconds = timeout_seconds;
     options.batch_size = 500;

@@ -11,8 +11,8 @@
 
 namespace ps::client {
 
-// A pull of one dense tensor: asks for every chunk under the version that the cache has, and puts the
-// new value together from what came and what has not changed. Lives as long as the call.
+// A pull of one dense tensor: asks for every chunk under the version that the cache has, and puts
+// the new value together from what came and what has not changed. Lives as long as the call.
 class PendingTensor {
  public:
   PendingTensor(const sharding::TensorDefinition& definition, const TensorPull& pull,
