@@ -10,6 +10,7 @@
 #include <chrono>
 #include <utility>
 
+#include "ps/net/endpoint.h"
 #include "ps/net/resolve.h"
 
 namespace ps::net {
@@ -52,8 +53,9 @@ int TryListen(const SocketAddress& address, bool also_v4, Fd* out) {
   return 0;
 }
 
-Result<TcpListeningSocket> ListenFrom(SocketAddress address, bool also_v4, int port_base,
-                                      int ports_tried_max) {
+// `host`: of the address, for messages.
+Result<TcpListeningSocket> ListenFrom(SocketAddress address, const std::string& host, bool also_v4,
+                                      int port_base, int ports_tried_max) {
   int tried_max = port_base == 0 ? 1 : std::min(ports_tried_max, kPortMax - port_base + 1);
   for (int i = 0; i < tried_max; ++i) {
     SetPort(&address, port_base + i);
@@ -64,11 +66,11 @@ Result<TcpListeningSocket> ListenFrom(SocketAddress address, bool also_v4, int p
       return listening;
     }
     if (error != EADDRINUSE) {
-      return ConnectionError("cannot listen on port " + std::to_string(port_base + i) + ": " +
-                             ErrnoText(error));
+      return ConnectionError("cannot listen on " + Endpoint{host, port_base + i, ""}.ToString() +
+                             ": " + ErrnoText(error));
     }
   }
-  return ConnectionError("no free port from " + std::to_string(port_base) + " to " +
+  return ConnectionError("no free port on " + host + " from " + std::to_string(port_base) + " to " +
                          std::to_string(port_base + tried_max - 1) +
                          "; choose another port_base, or 0 for any free port");
 }
@@ -105,14 +107,14 @@ Result<TcpListeningSocket> ListenTcp(const std::string& host, int port_base, int
   auto deadline = std::chrono::steady_clock::now() + kResolveTimeout;
   if (!host.empty()) {
     PS_ASSIGN_OR_RETURN(auto addresses, Resolve(host, port_base, deadline));
-    return ListenFrom(addresses.front(), false, port_base, ports_tried_max);
+    return ListenFrom(addresses.front(), host, false, port_base, ports_tried_max);
   }
   PS_ASSIGN_OR_RETURN(auto any_v6, Resolve("::", port_base, deadline));
-  auto listening = ListenFrom(any_v6.front(), true, port_base, ports_tried_max);
+  auto listening = ListenFrom(any_v6.front(), "::", true, port_base, ports_tried_max);
   if (listening.ok()) return listening;
   // A host without IPv6.
   PS_ASSIGN_OR_RETURN(auto any_v4, Resolve("0.0.0.0", port_base, deadline));
-  return ListenFrom(any_v4.front(), false, port_base, ports_tried_max);
+  return ListenFrom(any_v4.front(), "0.0.0.0", false, port_base, ports_tried_max);
 }
 
 UnixListeningSocket::UnixListeningSocket(UnixListeningSocket&& other) noexcept
