@@ -282,7 +282,7 @@ class DistributedTrainer:
         validation = None
         try:
             if validate:
-                validation = _metrics(self._run_pass(date, units, EVALUATE)[0])
+                validation = _evaluation(self._run_pass(date, units, EVALUATE)[0])
             report, outcomes = self._run_pass(date, units, TRAIN)
         except TrainingError as error:
             raise TrainingError(f"{date} failed: {error}") from error
@@ -381,7 +381,7 @@ class DistributedTrainer:
         """
         label, units = self._units_to_look_at(date_or_path)
         report, _ = self._run_pass(label, units, EVALUATE)
-        return _metrics(report)
+        return _evaluation(report)
 
     def predict(
         self, date_or_path: str | datetime.date, output_path: str | None = None
@@ -475,6 +475,10 @@ class _Callbacks:
 def _metrics(report: TaskReport) -> dict[str, float]:
     metrics: Mapping[str, float] = report.metrics.result() if report.metrics is not None else {}
     return dict(metrics)
+
+
+def _evaluation(report: TaskReport) -> dict[str, float]:
+    return {"loss": report.avg_loss, **_metrics(report)}
 
 
 def _is_date(text: str) -> bool:

@@ -155,5 +155,8 @@ def summarize(history: list[dict[str, Any]], stats: dict[str, Any], seconds: flo
     print(f"{seconds:.0f} s in all")
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cloudpickle
+
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.errors import TrainingError
 from distributed_trainer.task import TaskReport, WorkerTask
@@ -39,6 +41,19 @@ class WorkerSpec:
     config: dict[str, Any]
     server_info: list[dict[str, Any]]
     model_builder: Callable[[], Any]
+
+    def pickled(self) -> PickledSpec:
+        """For another process. By cloudpickle, as Spark ships functions: a builder may be defined
+        anywhere, also in the program's main module."""
+        return PickledSpec(self.run, cloudpickle.dumps(self))
+
+
+@dataclass(frozen=True)
+class PickledSpec:
+    """A WorkerSpec on its way; unpickled once in each process that works for the run."""
+
+    run: str
+    spec: bytes
 
 
 @dataclass
@@ -80,25 +95,26 @@ class WorkerPool(Protocol):
 _kept: tuple[str, WorkerTrainer] | None = None
 
 
-def run_in_this_process(spec: WorkerSpec, task: WorkerTask) -> TaskOutcome:
+def run_in_this_process(pickled: PickledSpec, task: WorkerTask) -> TaskOutcome:
     """Runs a task with this process's worker, made anew when the run is another one.
 
     Errors that another try may cure are raised, final ones are in the outcome.
     """
     global _kept
-    where = f"{socket.gethostname()}"
+    where = socket.gethostname()
     try:
-        if _kept is not None and _kept[0] != spec.run:
+        if _kept is not None and _kept[0] != pickled.run:
             _kept[1].close()
             _kept = None
         if _kept is None:
+            spec: WorkerSpec = cloudpickle.loads(pickled.spec)
             worker = WorkerTrainer(
                 task.worker_id,
                 TrainerConfig.from_dict(spec.config),
                 spec.server_info,
                 spec.model_builder,
             )
-            _kept = (spec.run, worker)
+            _kept = (pickled.run, worker)
         report = _kept[1].run(task)
         return TaskOutcome(task.worker_id, report, where=where, seconds=report.seconds["total"])
     except FINAL_ERRORS as error:

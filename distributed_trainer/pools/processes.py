@@ -11,10 +11,13 @@ import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-import cloudpickle
-
 from distributed_trainer.errors import TrainingError
-from distributed_trainer.pools.base import TaskOutcome, WorkerSpec, run_in_this_process
+from distributed_trainer.pools.base import (
+    PickledSpec,
+    TaskOutcome,
+    WorkerSpec,
+    run_in_this_process,
+)
 from distributed_trainer.task import WorkerTask
 
 STOP_SECONDS = 10.0
@@ -28,7 +31,7 @@ class ProcessPool:
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = cloudpickle.dumps(spec)
+        self._spec = spec.pickled()
         self._workers: dict[int, _Child] = {}
 
     def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
@@ -48,7 +51,7 @@ class ProcessPool:
 
 
 class _Child:
-    def __init__(self, worker_id: int, spec: bytes) -> None:
+    def __init__(self, worker_id: int, spec: PickledSpec) -> None:
         self._worker_id = worker_id
         ours, theirs = socket.socketpair()
         with theirs:
@@ -62,7 +65,7 @@ class _Child:
                 },
             )
         self._pipe = Connection(ours.detach())
-        self._pipe.send_bytes(spec)
+        self._pipe.send(spec)
 
     def send(self, task: WorkerTask) -> None:
         try:
@@ -96,7 +99,7 @@ class _Child:
 
 def _serve(pipe: Connection) -> None:
     """The child's life: a specification, then tasks, until the driver closes its end or dies."""
-    spec: WorkerSpec = cloudpickle.loads(pipe.recv_bytes())
+    spec: PickledSpec = pipe.recv()
     while True:
         try:
             task: WorkerTask = pipe.recv()

@@ -8,7 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from distributed_trainer.errors import TrainingError
-from distributed_trainer.pools.base import TaskOutcome, WorkerSpec, run_in_this_process
+from distributed_trainer.pools.base import (
+    PickledSpec,
+    TaskOutcome,
+    WorkerSpec,
+    run_in_this_process,
+)
 from distributed_trainer.task import WorkerTask
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ class SparkPool:
 
     def __init__(self, spark_context: SparkContext, spec: WorkerSpec) -> None:
         self._context = spark_context
-        self._spec: Broadcast[WorkerSpec] = spark_context.broadcast(spec)
+        self._spec: Broadcast[PickledSpec] = spark_context.broadcast(spec.pickled())
 
     def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
         """See `WorkerPool.run`."""
