@@ -118,18 +118,16 @@ class PartitionedStore final : public EmbeddingStore {
   Sweeper sweeper_;
   std::uint64_t created_total_ = 0;
   std::uint64_t pruned_total_ = 0;
-  mutable std::vector<std::uint32_t> rest_;  // scratch of the batch calls
+  mutable std::vector<std::uint32_t> missing_;  // scratch of the batch calls
 };
 
 std::size_t PartitionedStore::CountMissing(std::span<const Key> keys) const {
-  const RowPrefetch prefetch(sizeof(RowHeader));
-  std::vector<Key> missing;
-  rest_.clear();
-  VisitRows(table_, keys, prefetch, &rest_, [](std::size_t, const RowHeader*) {});
-  VisitRest(table_, keys, rest_, prefetch,
-            [&](std::size_t i, std::uint64_t, const RowHeader* header) {
-              if (header == nullptr) missing.push_back(keys[i]);
-            });
+  missing_.clear();
+  VisitRows(table_, keys, RowPrefetch(sizeof(RowHeader)), &missing_,
+            [](std::size_t, const RowHeader*) {});
+  std::vector<Key> missing(missing_.size());
+  std::transform(missing_.begin(), missing_.end(), missing.begin(),
+                 [keys](std::uint32_t i) { return keys[i]; });
   std::sort(missing.begin(), missing.end());
   return static_cast<std::size_t>(std::unique(missing.begin(), missing.end()) - missing.begin());
 }
@@ -151,22 +149,22 @@ void PartitionedStore::GatherDim(std::span<const Key> keys, const std::uint32_t*
                                  bool create, std::size_t* reserved, float* out) {
   const std::size_t dim = kDim == 0 ? dim_ : kDim;
   const RowPrefetch prefetch(values_bytes());
-  rest_.clear();
-  VisitRows(table_, keys, prefetch, &rest_, [=](std::size_t i, const RowHeader* header) {
+  missing_.clear();
+  VisitRows(table_, keys, prefetch, &missing_, [=](std::size_t i, const RowHeader* header) {
     CopyValues<kDim>(out + At(positions, i) * dim, Values(header), dim);
   });
-  if (rest_.empty()) return;
+  if (missing_.empty()) return;
   const UnixDay today = clock_->Today();
-  VisitRest(table_, keys, rest_, prefetch,
-            [&](std::size_t i, std::uint64_t hash, const RowHeader* header) {
-              if (header == nullptr && create) header = Create(keys[i], hash, today, reserved);
-              float* to = out + At(positions, i) * dim;
-              if (header != nullptr) {
-                CopyValues<kDim>(to, Values(header), dim);
-              } else {
-                std::fill_n(to, dim, 0.0f);
-              }
-            });
+  VisitMissing(table_, keys, &missing_,
+               [&](std::size_t i, std::uint64_t hash, const RowHeader* header) {
+                 if (header == nullptr && create) header = Create(keys[i], hash, today, reserved);
+                 float* to = out + At(positions, i) * dim;
+                 if (header != nullptr) {
+                   CopyValues<kDim>(to, Values(header), dim);
+                 } else {
+                   std::fill_n(to, dim, 0.0f);
+                 }
+               });
 }
 
 void PartitionedStore::Apply(std::span<const Key> keys, const std::uint32_t* positions,
@@ -187,13 +185,12 @@ void PartitionedStore::Apply(std::span<const Key> keys, const std::uint32_t* pos
     block_grads[block] = grads + At(positions, i) * dim_;
     if (++block == kApplyBlock) flush();
   };
-  rest_.clear();
-  VisitRows(table_, keys, prefetch, &rest_, push);
-  VisitRest(table_, keys, rest_, prefetch,
-            [&](std::size_t i, std::uint64_t hash, RowHeader* header) {
-              if (header == nullptr) header = Create(keys[i], hash, today, reserved);
-              if (header != nullptr) push(i, header);
-            });
+  missing_.clear();
+  VisitRows(table_, keys, prefetch, &missing_, push);
+  VisitMissing(table_, keys, &missing_, [&](std::size_t i, std::uint64_t hash, RowHeader* header) {
+    if (header == nullptr) header = Create(keys[i], hash, today, reserved);
+    if (header != nullptr) push(i, header);
+  });
   if (block > 0) flush();
 }
 

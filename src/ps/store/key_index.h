@@ -61,52 +61,50 @@ static_assert(sizeof(IndexBucket) == 64);
 // Where the rows of one (table, partition) are: hash -> row number. Knows no keys: who searches
 // compares the row's key. The partition is named by the top bits of the hash, so the index uses the
 // low 32: the tag is their low byte, the home bucket comes from their high end.
-// At most 15/16 full; grows by about an eighth, from 2 KiB chunks that never move, or for less than
-// one chunk by doubling small blocks. Not copyable; movable; Release() before destruction.
+// At most 7/8 full, and grows by an eighth. Sixteen bytes, so that the indexes of all partitions
+// stay in the cache. Release() before destruction.
 class KeyIndex {
  public:
   KeyIndex() = default;
-  KeyIndex(KeyIndex&& other) noexcept { *this = static_cast<KeyIndex&&>(other); }
-  KeyIndex& operator=(KeyIndex&& other) noexcept;
-  ~KeyIndex() { assert(chunks_ == nullptr); }
+  KeyIndex(const KeyIndex&) = delete;
+  KeyIndex& operator=(const KeyIndex&) = delete;
+  ~KeyIndex() { assert(bucket_count_ == 0); }
 
   static std::uint8_t Tag(std::uint64_t hash) { return static_cast<std::uint8_t>(hash); }
 
   std::uint32_t rows() const { return rows_; }
-  std::uint32_t buckets() const { return buckets_; }
-  std::size_t memory_bytes() const;
+  std::uint32_t bucket_count() const { return bucket_count_; }
+  std::size_t memory_bytes() const { return bucket_count_ * sizeof(IndexBucket); }
 
-  // Requires buckets() > 0.
   std::uint32_t Home(std::uint64_t hash) const {
-    return static_cast<std::uint32_t>((std::uint64_t{static_cast<std::uint32_t>(hash)} * buckets_) >>
-                                      32);
+    return static_cast<std::uint32_t>(
+        (std::uint64_t{static_cast<std::uint32_t>(hash)} * bucket_count_) >> 32);
   }
-  const IndexBucket* Bucket(std::uint32_t bucket) const {
-    return chunks_[bucket / kBucketsPerChunk] + bucket % kBucketsPerChunk;
-  }
-  std::uint32_t Next(std::uint32_t bucket) const {
-    return bucket + 1 == buckets_ ? 0 : bucket + 1;
+  // An index without rows has one empty bucket to look at, number 0.
+  const IndexBucket* Bucket(std::uint32_t number) const { return buckets_ + number; }
+  std::uint32_t Next(std::uint32_t number) const {
+    return number + 1 >= bucket_count_ ? 0 : number + 1;
   }
 
   // Calls fn(row) for the rows that may have this hash, until it returns true. The row it returned
   // true for, or kNoRow.
   template <typename Fn>
   RowNumber Find(std::uint64_t hash, Fn&& fn) const {
-    if (buckets_ == 0) return kNoRow;
     std::uint32_t number = Home(hash);
-    for (std::uint32_t probes = 0; probes < buckets_; ++probes) {
-      const IndexBucket& bucket = *Bucket(number);
+    std::uint32_t left = bucket_count_;
+    do {
+      const IndexBucket& bucket = buckets_[number];
       for (std::uint32_t m = bucket.Match(Tag(hash)); m != 0; m &= m - 1) {
         const RowNumber row = bucket.rows[std::countr_zero(m)];
         if (fn(row)) return row;
       }
       if (bucket.overflow == 0) return kNoRow;
       number = Next(number);
-    }
+    } while (--left > 0);
     return kNoRow;
   }
 
-  bool full() const { return rows_ >= rows_max_; }
+  bool full() const { return rows_ >= rows_max(); }
   // Requires !full() and that the row is not in the index.
   void Insert(std::uint64_t hash, RowNumber row);
   // Requires that (hash, row) was inserted.
@@ -118,21 +116,19 @@ class KeyIndex {
   void Release(PagePool* pool);
 
  private:
-  static constexpr std::uint32_t kBucketsPerChunk = PagePool::kChunkBytes / sizeof(IndexBucket);
+  static constexpr std::uint32_t kBucketsPerGrain = PagePool::kGrainBytes / sizeof(IndexBucket);
+  static const IndexBucket kEmptyBucket;
 
-  IndexBucket* MutableBucket(std::uint32_t bucket) {
-    return chunks_[bucket / kBucketsPerChunk] + bucket % kBucketsPerChunk;
+  std::uint32_t rows_max() const {
+    const std::uint64_t slots = std::uint64_t{bucket_count_} * IndexBucket::kSlots;
+    return static_cast<std::uint32_t>(slots - slots / 8);
   }
-  void SetBlock(std::uint32_t buckets);
-  void SetChunks(std::uint32_t chunks, PagePool* pool);
-  bool in_chunks() const { return buckets_ >= kBucketsPerChunk; }
 
-  // buckets_ < kBucketsPerChunk: chunks_[0] is a block of that many; else whole chunks of the pool.
-  IndexBucket** chunks_ = nullptr;
-  std::uint32_t buckets_ = 0;
+  // Fewer than kBucketsPerGrain: a block of their own; else whole grains of the pool.
+  IndexBucket* buckets_ = const_cast<IndexBucket*>(&kEmptyBucket);
+  std::uint32_t bucket_count_ = 0;
   std::uint32_t rows_ = 0;
-  std::uint32_t rows_max_ = 0;
-  std::uint32_t chunks_capacity_ = 0;
 };
+static_assert(sizeof(KeyIndex) == 16);
 
 }  // namespace ps::store

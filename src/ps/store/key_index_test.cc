@@ -36,7 +36,7 @@ class Fixture {
   }
   std::uint64_t OverflowSum() const {
     std::uint64_t sum = 0;
-    for (std::uint32_t b = 0; b < index.buckets(); ++b) sum += index.Bucket(b)->overflow;
+    for (std::uint32_t b = 0; b < index.bucket_count(); ++b) sum += index.Bucket(b)->overflow;
     return sum;
   }
 
@@ -72,8 +72,8 @@ TEST(KeyIndexTest, InsertThenFindSurvivesGrowth) {
   std::uint32_t buckets = 0;
   for (RowNumber row = 0; row < 20'000; ++row) {
     f.Insert(random(), row);
-    if (f.index.buckets() != buckets) {
-      buckets = f.index.buckets();
+    if (f.index.bucket_count() != buckets) {
+      buckets = f.index.bucket_count();
       ++growths;
       f.ExpectSame();
     }
@@ -83,7 +83,7 @@ TEST(KeyIndexTest, InsertThenFindSurvivesGrowth) {
   EXPECT_EQ(f.Find(random(), 20'000), kNoRow);
 }
 
-TEST(KeyIndexTest, CostsAtMostNineBytesARowOnceItHasChunks) {
+TEST(KeyIndexTest, CostsAtMostNineBytesARowOnceItHasGrains) {
   Fixture f;
   std::mt19937_64 random(2);
   for (RowNumber row = 0; row < 12'000; ++row) {
@@ -121,13 +121,13 @@ TEST(KeyIndexTest, ChurnAtConstantSizeNeverGrowsTheIndex) {
   Fixture f;
   std::mt19937_64 random(4);
   for (RowNumber row = 0; row < 3'000; ++row) f.Insert(random(), row);
-  const std::uint32_t buckets = f.index.buckets();
+  const std::uint32_t buckets = f.index.bucket_count();
   for (RowNumber row = 3'000; row < 60'000; ++row) {
     f.Remove(row - 3'000);
     f.Insert(random(), row);
   }
   f.ExpectSame();
-  EXPECT_EQ(f.index.buckets(), buckets);
+  EXPECT_EQ(f.index.bucket_count(), buckets);
 }
 
 TEST(KeyIndexTest, OneHashForEveryRowStillFindsEachRow) {
@@ -139,7 +139,7 @@ TEST(KeyIndexTest, OneHashForEveryRowStillFindsEachRow) {
   EXPECT_EQ(f.Find(0xffffffffffffff00ull, 2), kNoRow);
 }
 
-TEST(KeyIndexTest, ReleaseGivesEveryChunkBack) {
+TEST(KeyIndexTest, ReleaseGivesAllMemoryBack) {
   Fixture f;
   std::mt19937_64 random(5);
   for (RowNumber row = 0; row < 5'000; ++row) f.Insert(random(), row);

@@ -22,6 +22,23 @@ constexpr std::size_t kPagesPerRegion = kRegionBytes / PagePool::kPageBytes;
   std::abort();
 }
 
+// Fresh address space of whole pages, aligned to a page.
+char* MapAligned(std::size_t bytes) {
+  constexpr std::size_t kPage = PagePool::kPageBytes;
+  void* mapped = mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) OutOfMemory(bytes);
+  char* raw = static_cast<char*>(mapped);
+  const std::size_t before = (kPage - reinterpret_cast<std::uintptr_t>(raw) % kPage) % kPage;
+  if (before > 0) munmap(raw, before);
+  munmap(raw + before + bytes, kPage - before);
+  return raw + before;
+}
+
+std::size_t WholePages(std::size_t bytes) {
+  return (bytes + PagePool::kPageBytes - 1) / PagePool::kPageBytes * PagePool::kPageBytes;
+}
+
 std::uint32_t RunMask(int units) {
   return units == 32 ? ~std::uint32_t{0} : (std::uint32_t{1} << units) - 1;
 }
@@ -42,18 +59,7 @@ PagePool::~PagePool() {
 }
 
 void PagePool::MapRegion() {
-  const std::size_t wanted = kRegionBytes + kPageBytes;
-  void* mapped = mmap(nullptr, wanted, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) OutOfMemory(wanted);
-  char* raw = static_cast<char*>(mapped);
-  const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(raw) % kPageBytes;
-  const std::size_t before = misaligned == 0 ? 0 : kPageBytes - misaligned;
-  const std::size_t after = kPageBytes - before;
-  if (before > 0) munmap(raw, before);
-  char* region = raw + before;
-  if (after > 0) munmap(region + kRegionBytes, after);
-
+  char* region = MapAligned(kRegionBytes);
   // The first page of a pool stays in 4 KiB pages: a shard with little to hold takes little. A system
   // that knows no huge pages refuses the advice, which costs speed alone.
   const std::size_t plain = regions_.empty() ? kPageBytes : 0;
@@ -104,29 +110,84 @@ void PagePool::FreeUnits(char* start, int units) {
   if (page.used_units == 0) (void)madvise(page.start, kPageBytes, MADV_DONTNEED);
 }
 
-void* PagePool::AllocateChunk() {
-  if (free_chunks_.empty()) {
-    char* unit = AllocateUnits(1);
-    used_bytes_ -= kUnitBytes;
-    for (std::size_t offset = kUnitBytes; offset > 0; offset -= kChunkBytes) {
-      free_chunks_.push_back(unit + offset - kChunkBytes);
+char* PagePool::TakeFrom(GrainPage* page, std::uint32_t grains) {
+  if (page->hole_max < grains) return nullptr;
+  std::uint32_t largest = 0;
+  for (std::size_t i = 0; i < page->holes.size(); ++i) {
+    Hole& hole = page->holes[i];
+    if (hole.grains < grains) {
+      largest = std::max(largest, hole.grains);
+      continue;
     }
+    char* start = page->start + hole.first * kGrainBytes;
+    hole.first += grains;
+    hole.grains -= grains;
+    if (hole.grains == 0) page->holes.erase(page->holes.begin() + static_cast<std::ptrdiff_t>(i));
+    return start;
   }
-  void* chunk = free_chunks_.back();
-  free_chunks_.pop_back();
-  used_bytes_ += kChunkBytes;
-  return chunk;
+  page->hole_max = largest;
+  return nullptr;
 }
 
-void PagePool::FreeChunk(void* chunk) {
-  free_chunks_.push_back(chunk);
-  used_bytes_ -= kChunkBytes;
+void* PagePool::AllocateGrains(std::size_t grains) {
+  assert(grains >= 1);
+  used_bytes_ += grains * kGrainBytes;
+  if (grains > kGrainsPerPage) {
+    const std::size_t bytes = WholePages(grains * kGrainBytes);
+    char* start = MapAligned(bytes);
+    (void)madvise(start, bytes, MADV_HUGEPAGE);
+    large_bytes_ += bytes;
+    return start;
+  }
+  const auto wanted = static_cast<std::uint32_t>(grains);
+  for (GrainPage& page : grain_pages_) {
+    if (char* start = TakeFrom(&page, wanted)) return start;
+  }
+  char* page = AllocateUnits(kUnitsPerPage);
+  used_bytes_ -= kPageBytes;
+  grain_pages_.push_back(GrainPage{page, {Hole{0, kGrainsPerPage}}, kGrainsPerPage});
+  return TakeFrom(&grain_pages_.back(), wanted);
+}
+
+void PagePool::FreeGrains(void* start, std::size_t grains) {
+  used_bytes_ -= grains * kGrainBytes;
+  if (grains > kGrainsPerPage) {
+    const std::size_t bytes = WholePages(grains * kGrainBytes);
+    munmap(start, bytes);
+    large_bytes_ -= bytes;
+    return;
+  }
+  char* at = static_cast<char*>(start);
+  const auto page = std::find_if(
+      grain_pages_.begin(), grain_pages_.end(),
+      [at](const GrainPage& p) { return at >= p.start && at < p.start + kPageBytes; });
+  assert(page != grain_pages_.end());
+  Hole hole{static_cast<std::uint32_t>((at - page->start) / kGrainBytes),
+            static_cast<std::uint32_t>(grains)};
+  std::vector<Hole>& holes = page->holes;
+  auto next = std::find_if(holes.begin(), holes.end(),
+                           [&](const Hole& h) { return h.first > hole.first; });
+  if (next != holes.end() && hole.first + hole.grains == next->first) {
+    hole.grains += next->grains;
+    next = holes.erase(next);
+  }
+  if (next != holes.begin() && (next - 1)->first + (next - 1)->grains == hole.first) {
+    (next - 1)->grains += hole.grains;
+    hole = *(next - 1);
+  } else {
+    holes.insert(next, hole);
+  }
+  page->hole_max = std::max(page->hole_max, hole.grains);
+  if (hole.grains < kGrainsPerPage) return;
+  used_bytes_ += kPageBytes;
+  FreeUnits(page->start, kUnitsPerPage);
+  grain_pages_.erase(page);
 }
 
 std::size_t PagePool::held_bytes() const {
   const auto used = std::count_if(pages_.begin(), pages_.end(),
                                   [](const Page& page) { return page.used_units != 0; });
-  return static_cast<std::size_t>(used) * kPageBytes;
+  return static_cast<std::size_t>(used) * kPageBytes + large_bytes_;
 }
 
 }  // namespace ps::store

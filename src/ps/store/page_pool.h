@@ -8,7 +8,7 @@
 namespace ps::store {
 
 // Memory of one shard, shared by its tables: 2 MiB pages (huge pages where the system gives them),
-// handed out in runs of 64 KiB units and in index chunks of 2 KiB.
+// handed out as runs of 64 KiB units for rows and as runs of 1 KiB grains for index segments.
 // Single-threaded, as the shard is. Memory is not zeroed. A pool out of memory ends the process: the
 // row budget is what refuses work, and it does so earlier.
 class PagePool {
@@ -16,7 +16,8 @@ class PagePool {
   static constexpr std::size_t kPageBytes = std::size_t{2} << 20;
   static constexpr std::size_t kUnitBytes = std::size_t{64} << 10;
   static constexpr int kUnitsPerPage = kPageBytes / kUnitBytes;
-  static constexpr std::size_t kChunkBytes = std::size_t{2} << 10;
+  static constexpr std::size_t kGrainBytes = std::size_t{1} << 10;
+  static constexpr std::size_t kGrainsPerPage = kPageBytes / kGrainBytes;
 
   PagePool() = default;
   ~PagePool();
@@ -27,13 +28,15 @@ class PagePool {
   char* AllocateUnits(int units);
   void FreeUnits(char* start, int units);
 
-  // kChunkBytes, aligned to a cache line. Freed chunks serve later chunks only.
-  void* AllocateChunk();
-  void FreeChunk(void* chunk);
+  // A run of grains, aligned to a grain; beyond a page, a mapping of its own. First fit, and free
+  // neighbours join: segments that grow by an eighth, each at its own time, leave about a fifth of
+  // their memory in holes. grains >= 1.
+  void* AllocateGrains(std::size_t grains);
+  void FreeGrains(void* start, std::size_t grains);
 
-  // Bytes handed out and not freed: units, and chunks at kChunkBytes each.
+  // Bytes handed out and not freed.
   std::size_t used_bytes() const { return used_bytes_; }
-  // Bytes of the pages that hold at least one used unit.
+  // Bytes of the pages that hold something, and of runs beyond a page.
   std::size_t held_bytes() const;
 
  private:
@@ -42,14 +45,27 @@ class PagePool {
     std::uint32_t used_units;  // bit i: unit i is taken
   };
 
+  // Hole of a page that is cut into grains.
+  struct Hole {
+    std::uint32_t first;
+    std::uint32_t grains;
+  };
+  struct GrainPage {
+    char* start;
+    std::vector<Hole> holes;          // by place; never adjacent
+    std::uint32_t hole_max = 0;       // no hole is larger
+  };
+
   void MapRegion();
   std::size_t PageOf(const char* start) const;
+  static char* TakeFrom(GrainPage* page, std::uint32_t grains);
 
-  std::vector<Page> pages_;        // in the order of mapping
-  std::vector<char*> regions_;     // mappings, kRegionBytes each
+  std::vector<Page> pages_;          // in the order of mapping
+  std::vector<char*> regions_;       // mappings, kRegionBytes each
   std::size_t first_with_room_ = 0;  // no page before it has a free unit
-  std::vector<void*> free_chunks_;
+  std::vector<GrainPage> grain_pages_;
   std::size_t used_bytes_ = 0;
+  std::size_t large_bytes_ = 0;  // of runs beyond a page
 };
 
 }  // namespace ps::store

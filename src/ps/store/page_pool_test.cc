@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
+#include <map>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace ps::store {
@@ -55,21 +59,56 @@ TEST(PagePoolTest, FreedMemoryIsHandedOutAgain) {
   std::memset(first, 1, 3 * PagePool::kUnitBytes);
   pool.FreeUnits(first, 3);
   EXPECT_EQ(pool.AllocateUnits(3), first);
-  void* chunk = pool.AllocateChunk();
-  pool.FreeChunk(chunk);
-  EXPECT_EQ(pool.AllocateChunk(), chunk);
+  void* run = pool.AllocateGrains(5);
+  pool.FreeGrains(run, 5);
+  EXPECT_EQ(pool.AllocateGrains(5), run);
 }
 
-TEST(PagePoolTest, ChunksAreDisjointAndAligned) {
+TEST(PagePoolTest, RunsOfGrainsNeverOverlapAndTheirHolesJoin) {
   PagePool pool;
-  std::set<std::uintptr_t> chunks;
-  for (int i = 0; i < 100; ++i) {
-    void* chunk = pool.AllocateChunk();
-    std::memset(chunk, i, PagePool::kChunkBytes);
-    ASSERT_EQ(reinterpret_cast<std::uintptr_t>(chunk) % PagePool::kChunkBytes, 0u);
-    ASSERT_TRUE(chunks.insert(reinterpret_cast<std::uintptr_t>(chunk)).second);
+  std::mt19937_64 random(2);
+  std::map<std::uintptr_t, std::size_t> runs;  // start -> grains
+  std::size_t grains = 0;
+  for (int step = 0; step < 5'000; ++step) {
+    if (runs.empty() || random() % 5 < 3) {
+      const std::size_t wanted = step % 500 == 0 ? 3'000 : random() % 100 + 1;
+      void* memory = pool.AllocateGrains(wanted);
+      std::memset(memory, 1, wanted * PagePool::kGrainBytes);
+      const auto start = reinterpret_cast<std::uintptr_t>(memory);
+      ASSERT_EQ(start % PagePool::kGrainBytes, 0u);
+      const auto [at, inserted] = runs.emplace(start, wanted);
+      ASSERT_TRUE(inserted);
+      if (at != runs.begin()) {
+        ASSERT_LE(std::prev(at)->first + std::prev(at)->second * PagePool::kGrainBytes, start);
+      }
+      if (std::next(at) != runs.end()) {
+        ASSERT_LE(start + wanted * PagePool::kGrainBytes, std::next(at)->first);
+      }
+      grains += wanted;
+    } else {
+      const auto victim = std::next(runs.begin(), static_cast<long>(random() % runs.size()));
+      pool.FreeGrains(reinterpret_cast<void*>(victim->first), victim->second);
+      grains -= victim->second;
+      runs.erase(victim);
+    }
+    ASSERT_EQ(pool.used_bytes(), grains * PagePool::kGrainBytes);
   }
-  EXPECT_EQ(pool.used_bytes(), 100 * PagePool::kChunkBytes);
+  EXPECT_LE(pool.held_bytes(), 2 * pool.used_bytes());
+  for (const auto& [start, n] : runs) pool.FreeGrains(reinterpret_cast<void*>(start), n);
+  EXPECT_EQ(pool.held_bytes(), 0u);
+}
+
+TEST(PagePoolTest, SegmentsThatGrowEachAtItsTimeLeaveFewHoles) {
+  PagePool pool;
+  std::mt19937_64 random(3);
+  std::vector<std::pair<void*, std::size_t>> segments(512, {nullptr, 0});
+  for (int step = 0; step < 9'000; ++step) {
+    auto& [memory, grains] = segments[random() % segments.size()];
+    if (grains > 0) pool.FreeGrains(memory, grains);
+    grains += std::max<std::size_t>(1, grains / 8);
+    memory = pool.AllocateGrains(grains);
+  }
+  EXPECT_LE(static_cast<double>(pool.held_bytes()), 1.4 * static_cast<double>(pool.used_bytes()));
 }
 
 }  // namespace

@@ -13,8 +13,8 @@
 
 namespace ps::store {
 
-// Keys to rows for the partitions one shard holds of one table: an index segment and a chain of slabs
-// per partition, made with its first row. Knows headers, not what follows them. Single-threaded.
+// Keys to rows for the partitions one shard holds of one table: an index and a chain of slabs per
+// partition, made with its first row. Knows headers, not what follows them. Single-threaded.
 class RowTable {
  public:
   // `salt`: HashBytes of the table's name.
@@ -28,9 +28,8 @@ class RowTable {
   const RowArena& arena() const { return arena_; }
   std::uint64_t rows() const { return rows_; }
 
-  // The index of the key's partition; an empty one when the partition has no row.
   const KeyIndex& Index(std::uint64_t hash) const {
-    return indexes_[directory_[PartitionOf(hash, partition_bits_)]];
+    return indexes_[PartitionOf(hash, partition_bits_)];
   }
 
   // The key's row, or null. Pointers to rows stay valid until the row goes.
@@ -45,9 +44,9 @@ class RowTable {
   bool Remove(Key key);
 
   // Segments are numbered from 1 in the order of their partitions' first rows; 0 = none.
-  std::uint32_t segments() const { return static_cast<std::uint32_t>(indexes_.size()) - 1; }
+  std::uint32_t segments() const { return static_cast<std::uint32_t>(segments_.size()) - 1; }
   std::uint32_t SegmentOf(PartitionId partition) const { return directory_[partition]; }
-  const RowChain& chain(std::uint32_t segment) const { return chains_[segment]; }
+  const RowChain& chain(std::uint32_t segment) const { return segments_[segment].chain; }
   // For sweeps: take out a live row of the slab, and give back what became empty.
   void RemoveAt(std::uint32_t segment, std::size_t slab, RowNumber row);
   void EraseEmptySlab(std::uint32_t segment, std::size_t slab);
@@ -62,16 +61,22 @@ class RowTable {
     return Index(hash).Find(
         hash, [this, key](RowNumber row) { return arena_.Header(row)->key == key; });
   }
-  std::uint32_t SegmentFor(PartitionId partition);
-  void GrowIndex(std::uint32_t segment);
+  struct Segment {
+    PartitionId partition;
+    RowChain chain;
+  };
+
+  Segment& SegmentFor(PartitionId partition);
+  void GrowIndex(const Segment& segment);
+  KeyIndex& IndexOf(const Segment& segment) { return indexes_[segment.partition]; }
 
   const std::shared_ptr<PagePool> pool_;
   const std::uint64_t salt_;
   const int partition_bits_;
   RowArena arena_;
-  std::vector<std::uint32_t> directory_;  // partition -> segment
-  std::vector<KeyIndex> indexes_;         // by segment; [0] stays empty
-  std::vector<RowChain> chains_;          // by segment
+  const std::unique_ptr<KeyIndex[]> indexes_;  // by partition
+  std::vector<std::uint32_t> directory_;       // partition -> segment
+  std::vector<Segment> segments_;              // [0] stays empty
   std::uint64_t rows_ = 0;
 };
 
