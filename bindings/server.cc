@@ -2,6 +2,8 @@
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -216,10 +218,15 @@ class PyCoordinator {
     }());
   }
 
-  // Calls under way in other threads keep the coordinator until they return.
+  // Calls under way in other threads keep the coordinator until they return. In a process that was
+  // forked from the coordinator's it has no threads and cannot be ended: it is left as it is.
   void Close() {
     std::shared_ptr<Coordinator> last = std::move(coordinator_);
     coordinator_ = nullptr;
+    if (::getpid() != pid_) {
+      new std::shared_ptr<Coordinator>(std::move(last));
+      return;
+    }
     nb::gil_scoped_release release;
     last.reset();
   }
@@ -232,6 +239,7 @@ class PyCoordinator {
     return coordinator_;
   }
 
+  const pid_t pid_ = ::getpid();
   std::shared_ptr<Coordinator> coordinator_;
 };
 

@@ -215,7 +215,8 @@ def start_driver(then: str) -> tuple[subprocess.Popen[str], list[int], list[str]
         text=True,
     )
     assert driver.stdout is not None
-    said = json.loads(driver.stdout.readline())
+    with driver.stdout:
+        said = json.loads(driver.stdout.readline())
     return driver, said["pids"], said["sockets"]
 
 
@@ -244,12 +245,15 @@ def test_a_forked_child_that_exits_leaves_the_servers_alone(shared: PSMainClient
     pids = pids_of(shared)
     child = os.fork()
     if child == 0:
+        code = 1
         try:
             shared.shutdown_servers(0)
+            code = 0
         finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    time.sleep(0.5)
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    time.sleep(0.3)
     assert all(is_running(pid) for pid in pids)
     shared.get_cluster_stats()
 
