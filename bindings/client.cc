@@ -71,7 +71,7 @@ auto WithoutGil(Call call) {
 // Owns a core client; what waits runs without the GIL. The arrays of a call are held by its frame.
 class PyClient {
  public:
-  PyClient(const std::string& options_json, nb::bytes secret) {
+  PyClient(const std::string& options_json, const nb::bytes& secret) {
     auto options = ParseOptions(
         options_json, std::string(static_cast<const char*>(secret.data()), secret.size()));
     client_ = WithoutGil([&] { return Client::Connect(std::move(options)); });
@@ -86,7 +86,7 @@ class PyClient {
     WithoutGil([&] { return client_->Refresh(); });
   }
 
-  std::vector<TensorArray> Pull(nb::sequence rows, nb::sequence tensors) {
+  std::vector<TensorArray> Pull(const nb::sequence& rows, const nb::sequence& tensors) {
     std::vector<nb::object> held;
     std::vector<client::RowsPull> row_pulls;
     for (nb::handle item : rows) {
@@ -103,17 +103,19 @@ class PyClient {
     auto tensor_ids = nb::cast<std::vector<TensorId>>(tensors);
     std::vector<std::shared_ptr<const client::TensorValue>> values(tensor_ids.size());
     std::vector<client::TensorPull> tensor_pulls;
+    tensor_pulls.reserve(tensor_ids.size());
     for (std::size_t i = 0; i < tensor_ids.size(); ++i) {
       tensor_pulls.push_back({tensor_ids[i], nullptr, &values[i]});
     }
     WithoutGil([&] { return client_->Pull(row_pulls, tensor_pulls); });
     std::vector<TensorArray> arrays;
+    arrays.reserve(values.size());
     for (auto& value : values) arrays.push_back(ShareTensor(std::move(value)));
     return arrays;
   }
 
-  void Push(nb::sequence rows, nb::sequence tensors, std::uint64_t stream, std::uint64_t sequence,
-            float rate_scale) {
+  void Push(const nb::sequence& rows, const nb::sequence& tensors, std::uint64_t stream,
+            std::uint64_t sequence, float rate_scale) {
     std::vector<nb::object> held;
     std::vector<client::RowsPush> row_pushes;
     for (nb::handle item : rows) {
@@ -187,7 +189,8 @@ class PyClient {
 
 void BindClient(nb::module_& module) {
   nb::class_<PyClient>(module, "Client")
-      .def(nb::init<const std::string&, nb::bytes>(), nb::arg("options_json"), nb::arg("secret"))
+      .def(nb::init<const std::string&, const nb::bytes&>(), nb::arg("options_json"),
+           nb::arg("secret"))
       .def("definition", &PyClient::Definition)
       .def("refresh", &PyClient::Refresh)
       .def("pull", &PyClient::Pull, nb::arg("rows"), nb::arg("tensors"))

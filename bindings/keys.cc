@@ -19,7 +19,8 @@ using KeysOut = NumpyArray<std::uint64_t>;
 
 // Offsets come from Arrow buffers that a file may have filled: nothing is read beyond the data.
 template <typename Offset>
-KeysOut HashStrings(Array<const Offset, 1> offsets, Array<const std::uint8_t, 1> data) {
+KeysOut HashStrings(const Array<const Offset, 1>& offsets,
+                    const Array<const std::uint8_t, 1>& data) {
   if (offsets.shape(0) == 0) Throw(InvalidArgument("offsets of n strings are n + 1 numbers"));
   const std::size_t count = offsets.shape(0) - 1;
   auto keys = std::make_unique_for_overwrite<std::uint64_t[]>(count);
@@ -126,7 +127,7 @@ KeysOut HashObjects(nb::handle objects) {
   return MakeArray(std::move(keys), count);
 }
 
-std::pair<KeysOut, NumpyArray<std::int32_t>> Unique(KeyArray keys) {
+std::pair<KeysOut, NumpyArray<std::int32_t>> Unique(const KeyArray& keys) {
   constexpr std::size_t kPrefetchAhead = 12;
   const std::size_t count = keys.shape(0);
   if (count > client::KeyTable::kKeysMax - 1) {
@@ -163,7 +164,7 @@ void BindKeys(nb::module_& module) {
              nb::arg("data").noconvert());
   module.def(
       "hash_bytes",
-      [](nb::bytes data) {
+      [](const nb::bytes& data) {
         return HashBytes({static_cast<const char*>(data.data()), data.size()});
       },
       nb::arg("data"));

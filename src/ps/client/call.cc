@@ -119,6 +119,7 @@ void Attempt(std::span<Progress> all, const CallOptions& options, ClientStats* s
   fan_out.is_interrupted = options.client->is_interrupted;
 
   std::vector<std::pair<std::uint64_t, std::uint64_t>> before;
+  before.reserve(exchanges.size());
   for (const Exchange& exchange : exchanges) {
     before.emplace_back(exchange.link->connection->bytes_sent(),
                         exchange.link->connection->bytes_received());

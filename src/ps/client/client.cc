@@ -127,7 +127,7 @@ struct Client::Impl {
   Task TaskFor(Call& call, ServerRequest* request);
   Status Run(Call& call, std::vector<Task> tasks);
   Status RunRequests(Call& call, std::vector<ServerRequest>& requests);
-  Result<std::string> ControlOne(Call& call, Task task);
+  Result<std::string> ControlOne(Call& call, const Task& task);
   FrameLimits frame_limits() const;
   KeyBatch* Batch(Channel& channel, std::size_t i);
   std::vector<ServerRequest> MakeRequests(const Definition& definition, wire::MessageType type);
@@ -190,7 +190,7 @@ Status Client::Impl::RunRequests(Call& call, std::vector<ServerRequest>& request
   return tasks.empty() ? Status::Ok() : Run(call, std::move(tasks));
 }
 
-Result<std::string> Client::Impl::ControlOne(Call& call, Task task) {
+Result<std::string> Client::Impl::ControlOne(Call& call, const Task& task) {
   PS_RETURN_IF_ERROR(Run(call, {task}));
   return std::move(task.request->control_reply);
 }
@@ -462,6 +462,7 @@ Result<std::vector<std::string>> Client::ControlAll(const std::string& json, boo
   }
   PS_RETURN_IF_ERROR(impl_->Run(call, std::move(tasks)));
   std::vector<std::string> replies;
+  replies.reserve(requests.size());
   for (ServerRequest& request : requests) replies.push_back(std::move(request.control_reply));
   return replies;
 }

@@ -8,9 +8,9 @@
 namespace ps::client {
 namespace {
 
-constexpr std::size_t kStagedBytes = 8 * 1024;
+constexpr std::size_t kStagedBytes = 8'192;
 // Places at least this large are read into directly.
-constexpr std::size_t kDirectBytesMin = 4 * 1024;
+constexpr std::size_t kDirectBytesMin = 4'096;
 // An owned payload's memory grows with the bytes that have come.
 constexpr std::size_t kGrowthBytes = 4u << 20;
 

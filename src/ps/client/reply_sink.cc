@@ -7,7 +7,7 @@ namespace ps::client {
 namespace {
 
 // Small enough to stay in the first cache levels between the socket's copy and ours.
-constexpr std::size_t kStrewnBytes = 64 * 1024;
+constexpr std::size_t kStrewnBytes = 65'536;
 
 Status Mismatch(const wire::SectionHead& asked, const wire::SectionHead& got) {
   return DataCorruption(
