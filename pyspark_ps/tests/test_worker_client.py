@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -495,7 +496,7 @@ def test_a_server_that_is_stopped_times_out_and_ctrl_c_gets_through(config):
             hasty.pull_embeddings([1])
             patient.pull_embeddings([1])
             pid = server_pid(infos[0].port)
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
             try:
                 with pytest.raises(errors.PSTimeoutError, match="server 0"):
                     hasty.pull_embeddings([1])
@@ -521,10 +522,19 @@ def test_a_server_that_died_is_a_connection_error_soon_and_by_name(config):
             assert time.monotonic() - started < 10
 
 
+def stop(pid: int) -> None:
+    """Stops a process and waits until each of its threads stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(1000):
+        stats = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+        if all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} does not stop")
+
+
 def server_pid(port: int) -> int:
     """The process that listens on a TCP port of this machine."""
-    from pathlib import Path
-
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
