@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -119,11 +122,11 @@ def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
     assert wait_until(lambda: not any(is_running(pid) for pid in pids))
     assert wait_until(lambda: active_tasks(spark_context) == 0)
     # Every slot is free again: as many tasks as there are slots run at the same time.
-    begun = spark_context.parallelize(range(SLOTS), SLOTS).map(
-        lambda _: (time.time(), time.sleep(2))
-    )
-    starts = [start for start, _ in begun.collect()]
-    assert max(starts) - min(starts) < 2
+    sleepers = spark_context.parallelize(range(SLOTS), SLOTS).map(lambda _: time.sleep(4))
+    job = threading.Thread(target=sleepers.count)
+    job.start()
+    assert wait_until(lambda: active_tasks(spark_context) == SLOTS, 30)
+    job.join()
 
 
 def test_too_few_slots_fail_the_start_at_once_and_say_what_to_change(spark_context: Any) -> None:
@@ -156,3 +159,30 @@ def test_a_spark_session_does_as_well_as_a_context(spark_context: Any) -> None:
     with PSMainClient(session, config(num_servers=1, placement="local")) as main:
         assert main.executor_slots_needed() == 0
         assert os.getpid() in parents(pids_of(main)[0])
+
+
+DRIVER = """
+import json, time
+from pyspark import SparkConf, SparkContext
+from pyspark_ps import PSConfig, PSMainClient
+conf = SparkConf().set("spark.ui.enabled", "false")
+context = SparkContext("local-cluster[1,1,1024]", "killed", conf=conf)
+main = PSMainClient(context, PSConfig(num_servers=1))
+info = main.start_servers()[0]
+pid = main._running.cluster.servers()[0]["pid"]
+print(json.dumps([pid, info.metadata["unix_socket"]]), flush=True)
+time.sleep(600)
+"""
+
+
+def test_servers_on_executors_end_with_a_driver_that_is_killed() -> None:
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    with driver.stdout:
+        pid, path = json.loads(driver.stdout.readline())
+    assert is_running(pid)
+    assert os.path.exists(path)
+    driver.kill()
+    driver.wait()
+    assert wait_until(lambda: not is_running(pid))
+    assert wait_until(lambda: not os.path.exists(os.path.dirname(path)), 3)

@@ -406,10 +406,8 @@ class _Running:
 
 def _context_of(spark: Any) -> Any:
     """The SparkContext of what a user gave: one, a SparkSession, or None."""
-    if spark is None or hasattr(spark, "_jsc"):
-        return spark
-    context = getattr(spark, "sparkContext", None)
-    if context is None:
+    context = getattr(spark, "sparkContext", spark)
+    if context is not None and not hasattr(context, "_jsc"):
         raise InvalidArgumentError(
             f"PSMainClient takes a SparkContext, a SparkSession or None, not {spark!r}"
         )
