@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from pyspark_ps import PSConfig, PSMainClient, PSWorkerClient, TableConfig
 
 DIM = 8
-USERS, ITEMS = 400, 200
+USERS, ITEMS = 2_000, 200
 BATCH = 512
 STEPS = 300
 
 
 def make_batch(random: np.random.Generator) -> tuple[NDArray[np.int64], ...]:
     """Users, items, and 1 where the user likes the item: those of the same taste mostly do."""
-    users = random.integers(USERS, size=BATCH)
+    users = (USERS * random.random(BATCH) ** 3).astype(np.int64)  # some come often, some seldom
     items = random.integers(ITEMS, size=BATCH)
     likes = (users % 4 == items % 4) ^ (random.random(BATCH) < 0.05)
     return users, items, likes.astype(np.int64)
@@ -40,7 +40,7 @@ def train_step(worker: PSWorkerClient, batch: tuple[NDArray[np.int64], ...]) -> 
     likely = 1 / (1 + np.exp(-logits))
     loss = -np.log(np.where(likes == 1, likely, 1 - likely) + 1e-7).mean()
 
-    error = ((likely - likes) / BATCH).astype(np.float32)[:, None]
+    error = (likely - likes)[:, None]
     worker.push_gradients(
         weight_gradients={"bias": error.sum(axis=0)},
         # Gradients of repeated ids are summed before the optimizer sees them.
@@ -56,7 +56,7 @@ def main() -> None:
     config = PSConfig(
         num_servers=2,
         embedding_init_scale=0.1,
-        optimizer_configs={"adagrad": {"learning_rate": 0.5}, "adam": {"learning_rate": 0.01}},
+        optimizer_configs={"adagrad": {"learning_rate": 0.2}, "adam": {"learning_rate": 0.01}},
         tables={"users": TableConfig(dim=DIM), "items": TableConfig(dim=DIM)},
     )
     random = np.random.default_rng(1)
@@ -74,7 +74,7 @@ def main() -> None:
 
         stats = main_client.get_cluster_stats()
         print(f"{stats['total_embeddings']} embeddings on {len(stats['servers'])} servers")
-        pruned = main_client.decay_embeddings(method="prune", min_count=5)
+        pruned = main_client.decay_embeddings(method="prune", min_count=20)
         print(
             f"{sum(r['pruned'] for r in pruned['results'])} of them were seldom seen, and removed"
         )

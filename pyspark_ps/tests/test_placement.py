@@ -7,12 +7,19 @@ import os
 import pickle
 import stat
 import time
+from typing import Any
 
 import pytest
 
-from pyspark_ps import PSConfig, TableConfig
+from pyspark_ps import ConfigurationError, PSConfig, TableConfig
 from pyspark_ps.client.main_client import compute_fans
-from pyspark_ps.placement.executors import Executor, own_address, spread
+from pyspark_ps.placement.executors import (
+    Executor,
+    _explain,
+    expected_executors,
+    own_address,
+    spread,
+)
 from pyspark_ps.placement.launch import (
     LaunchSpec,
     ServerProcess,
@@ -21,7 +28,7 @@ from pyspark_ps.placement.launch import (
     remove_socket_folder,
 )
 from pyspark_ps.placement.memory import memory_warning, parse_bytes, row_bytes
-from pyspark_ps.placement.plan import LOOPBACK
+from pyspark_ps.placement.plan import LOOPBACK, check_encryption, resolve_placement
 
 
 def executor(name: str, host: str, slots: int = 2) -> Executor:
@@ -156,3 +163,69 @@ def test_servers_that_may_outgrow_their_container_name_the_setting_and_its_value
 )
 def test_sizes_are_read_as_spark_writes_them(text: str, size: int) -> None:
     assert parse_bytes(text) == size
+
+
+class Context:
+    """What placement reads of a SparkContext."""
+
+    def __init__(self, master: str, **settings: str) -> None:
+        self.master = master
+        self.pythonExec = "python3"
+        self._settings = {name.replace("_", "."): value for name, value in settings.items()}
+
+    def getConf(self) -> Context:
+        return self
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        return self._settings.get(name, default)
+
+
+@pytest.mark.parametrize(
+    ("master", "placement", "resolved"),
+    [
+        (None, "auto", "local"),
+        ("local", "auto", "local"),
+        ("local[4]", "auto", "local"),
+        ("local-cluster[2,2,1024]", "auto", "executors"),
+        ("yarn", "auto", "executors"),
+        ("yarn", "local", "local"),
+        ("local[4]", "executors", "executors"),
+    ],
+)
+def test_auto_places_servers_where_the_workers_run(
+    master: str | None, placement: str, resolved: str
+) -> None:
+    context: Any = None if master is None else Context(master)
+    assert resolve_placement(context, PSConfig(placement=placement)) == resolved
+
+
+def test_what_spark_encrypts_does_not_travel_in_the_clear_unless_the_user_says_so() -> None:
+    encrypted: Any = Context("yarn", spark_network_crypto_enabled="true")
+    with pytest.raises(ConfigurationError, match=r"spark\.network\.crypto\.enabled .*tls='off'"):
+        check_encryption(encrypted, PSConfig())
+    check_encryption(encrypted, PSConfig(tls="off"))
+    plain: Any = Context("yarn")
+    check_encryption(plain, PSConfig())
+
+
+@pytest.mark.parametrize(
+    ("context", "count"),
+    [
+        (Context("local-cluster[3, 2, 1024]"), 3),
+        (Context("yarn", spark_executor_instances="7"), 7),
+        (Context("spark://host:7077", spark_cores_max="8", spark_executor_cores="4"), 2),
+        (Context("yarn", spark_dynamicAllocation_enabled="true"), 0),
+        (Context("spark://host:7077"), None),
+    ],
+)
+def test_expected_executors_are_read_from_the_settings(context: Any, count: int | None) -> None:
+    assert expected_executors(context) == count
+
+
+def test_an_interpreter_without_the_package_is_named_with_the_setting_to_change() -> None:
+    context: Any = Context("yarn")
+    error = RuntimeError("...\nModuleNotFoundError: No module named 'pyspark_ps'\n...")
+    explained = _explain(error, context)
+    assert "'python3'" in explained
+    assert "No module named 'pyspark_ps'" in explained
+    assert "PYSPARK_PYTHON" in explained

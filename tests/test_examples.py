@@ -1,0 +1,39 @@
+"""The examples run as the documentation says, and learn something."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+def run_example(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"pyspark_ps.examples.{name}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_simple_training_learns_who_likes_what() -> None:
+    said = run_example("simple_training")
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", said)]
+    assert losses[0] > 0.6
+    assert losses[-1] < 0.3  # 5 % of the answers are noise: 0.2 is the best there is
+    assert "embeddings on 2 servers" in said
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_distributed_embedding_brings_words_of_a_topic_together() -> None:
+    said = run_example("distributed_embedding")
+    assert "pass 2: 6000 sentences" in said
+    sea = {"harbour", "tide", "sailor", "anchor"}
+    (neighbours,) = re.findall(r"ship: (.*)", said)
+    assert set(neighbours.split(", ")) <= sea
