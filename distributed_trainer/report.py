@@ -105,7 +105,7 @@ def _time(axes: Axes, days: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _label_dates(axes: Axes, dates: Sequence[str]) -> None:
-    step = max(1, len(dates) // 6)
+    step = -(-len(dates) // 5)
     axes.set_xticks(range(0, len(dates), step), dates[::step], fontsize=8)
 
 

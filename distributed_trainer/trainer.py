@@ -183,6 +183,8 @@ class DistributedTrainer:
 
         slots = count_slots(self._context)
         servers = self._ps.executor_slots_needed()
+        if slots is None:
+            return
         if slots - servers < 1:
             raise ConfigurationError(
                 f"Spark has {slots} task slots and {servers} servers take one each: none is left "

@@ -61,6 +61,12 @@ def first_cause(error: Exception) -> str:
     return f"{head}\n{text}"
 
 
-def count_slots(spark_context: SparkContext) -> int:
-    """Task slots of the whole Spark application: its default parallelism counts the cores."""
-    return int(spark_context.defaultParallelism)
+def count_slots(spark_context: SparkContext) -> int | None:
+    """Task slots once the executors have registered; None = they come and go with demand."""
+    from pyspark_ps.placement import executors
+
+    if executors.is_local(spark_context):
+        return int(spark_context.defaultParallelism)
+    if executors.allocates_dynamically(spark_context):
+        return None
+    return sum(executor.slots for executor in executors.wait_for_executors(spark_context))

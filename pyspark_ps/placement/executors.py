@@ -134,7 +134,7 @@ class ExecutorPlacement:
 
     def _check_slots(self, executors: Sequence[Executor]) -> None:
         slots = sum(executor.slots for executor in executors)
-        may_grow = _allocates_dynamically(self._context)
+        may_grow = allocates_dynamically(self._context)
         may_grow |= len(executors) < (expected_executors(self._context) or 1)
         if slots < len(self._specs) and not may_grow:
             raise ConfigurationError(
@@ -234,7 +234,7 @@ def expected_executors(spark_context: SparkContext) -> int | None:
     local_cluster = re.match(r"local-cluster\[\s*(\d+)", str(spark_context.master))
     if local_cluster:
         return int(local_cluster.group(1))
-    if _allocates_dynamically(spark_context):
+    if allocates_dynamically(spark_context):
         first = conf.get("spark.dynamicAllocation.initialExecutors", None)
         return int(first or conf.get("spark.dynamicAllocation.minExecutors", "0") or 0)
     instances = conf.get("spark.executor.instances", None)
@@ -290,7 +290,8 @@ def is_local(spark_context: SparkContext) -> bool:
     return master == "local" or master.startswith("local[")
 
 
-def _allocates_dynamically(spark_context: SparkContext) -> bool:
+def allocates_dynamically(spark_context: SparkContext) -> bool:
+    """Whether Spark starts and ends executors as jobs need them."""
     conf = spark_context.getConf()
     return str(conf.get("spark.dynamicAllocation.enabled", "false")).lower() == "true"
 
