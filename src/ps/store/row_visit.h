@@ -14,9 +14,8 @@
 namespace ps::store {
 
 // How a batch of keys meets its rows. Every key costs one cache line of the index and the lines of its
-// row, all of them far away; so keys go through in groups, each group one stage behind the one before
-// it: ask for the bucket; read the bucket and ask for the row; use the row. Two groups (32 keys) of
-// cache misses are then under way at any time.
+// row, all of them far away, so each key passes three stages this many keys apart: ask for the bucket;
+// read the bucket and ask for the row; use the row. Twice as many keys are then under way at any time.
 inline constexpr std::size_t kVisitAhead = 16;
 
 // Calls ask_bucket(i), ask_row(i), use(i) for i < n, each in order of i, kVisitAhead apart.
@@ -56,7 +55,8 @@ class RowPrefetch {
 };
 
 // Keys that the first match in their home bucket does not lead to: moved on to another bucket, behind a
-// key of the same tag, or missing. About one in ten; they wait until a few can be served together.
+// key of the same tag, or missing. About one in fifteen. They queue up, and each step of a key's search
+// asks for the memory that its next step reads, when the others have had their turns.
 template <typename Use>
 class LateKeys {
  public:
@@ -64,51 +64,67 @@ class LateKeys {
            std::vector<std::uint32_t>* missing, const Use& use)
       : table_(table), keys_(keys), prefetch_(prefetch), missing_(missing), use_(use) {}
 
-  void Add(std::size_t i, std::uint64_t hash) {
+  // Key i, whose home bucket has been read; `wrong`: the row its first match led to, or null.
+  void Add(std::size_t i, const RowHeader* wrong) {
+    const std::uint64_t hash = table_.Hash(keys_[i]);
     const KeyIndex& index = table_.Index(hash);
-    const IndexBucket* next = index.Bucket(index.Next(index.Home(hash)));
-    __builtin_prefetch(next);
-    late_[count_] = Late{static_cast<std::uint32_t>(i), hash, next, nullptr};
-    if (++count_ == kVisitAhead) Flush();
+    const std::uint32_t home = index.Home(hash);
+    Late late{static_cast<std::uint32_t>(i), home, hash, nullptr, 0};
+    if (wrong != nullptr) {
+      const std::uint32_t matches = index.Bucket(home)->Match(KeyIndex::Tag(hash));
+      late.matches = matches & (matches - 1);
+    }
+    if (Advance(index, &late)) Push(late);
+    while (size_ > kQueue / 2) StepOldest();
   }
   void Flush() {
-    for (std::size_t k = 0; k < count_; ++k) FindCandidate(&late_[k]);
-    for (std::size_t k = 0; k < count_; ++k) {
-      const Late& late = late_[k];
-      RowHeader* header = late.candidate;
-      if (header == nullptr || header->key != keys_[late.i]) {
-        header = table_.Find(keys_[late.i], late.hash);
-      }
-      if (header != nullptr) {
-        use_(late.i, header);
-      } else {
-        missing_->push_back(late.i);
-      }
-    }
-    count_ = 0;
+    while (size_ > 0) StepOldest();
   }
 
  private:
+  static constexpr std::size_t kQueue = 2 * kVisitAhead;
+
   struct Late {
     std::uint32_t i;
+    std::uint32_t bucket;
     std::uint64_t hash;
-    const IndexBucket* next;
-    RowHeader* candidate;
+    RowHeader* row;         // asked for, or null: `bucket` has been asked for
+    std::uint32_t matches;  // of `bucket`, not yet looked at
   };
 
-  // The second match of the home bucket, else the first of the next one.
-  void FindCandidate(Late* late) const {
-    const KeyIndex& index = table_.Index(late->hash);
-    const IndexBucket* home = index.Bucket(index.Home(late->hash));
-    const std::uint8_t tag = KeyIndex::Tag(late->hash);
-    const std::uint32_t at_home = home->Match(tag);
-    const std::uint32_t behind = at_home & (at_home - 1);
-    const std::uint32_t matches = behind != 0 ? behind : late->next->Match(tag);
-    if (matches == 0) return;
-    const IndexBucket* bucket = behind != 0 ? home : late->next;
-    char* row = table_.arena().Row(bucket->rows[std::countr_zero(matches)]);
-    prefetch_(row);
-    late->candidate = reinterpret_cast<RowHeader*>(row);
+  void Push(const Late& late) { queue_[(first_ + size_++) % kQueue] = late; }
+
+  void StepOldest() {
+    Late late = queue_[first_];
+    first_ = (first_ + 1) % kQueue;
+    --size_;
+    const KeyIndex& index = table_.Index(late.hash);
+    if (late.row == nullptr) {
+      late.matches = index.Bucket(late.bucket)->Match(KeyIndex::Tag(late.hash));
+    } else if (late.row->key == keys_[late.i]) {
+      return use_(late.i, late.row);
+    }
+    if (Advance(index, &late)) Push(late);
+  }
+
+  // Asks for the next row or bucket to look at; false when there is none: the key is missing.
+  bool Advance(const KeyIndex& index, Late* late) {
+    const IndexBucket* bucket = index.Bucket(late->bucket);
+    if (late->matches != 0) {
+      char* row = table_.arena().Row(bucket->rows[std::countr_zero(late->matches)]);
+      prefetch_(row);
+      late->row = reinterpret_cast<RowHeader*>(row);
+      late->matches &= late->matches - 1;
+      return true;
+    }
+    late->row = nullptr;
+    late->bucket = index.Next(late->bucket);
+    if (bucket->overflow == 0 || late->bucket == index.Home(late->hash)) {
+      missing_->push_back(late->i);
+      return false;
+    }
+    __builtin_prefetch(index.Bucket(late->bucket));
+    return true;
   }
 
   const RowTable& table_;
@@ -116,8 +132,9 @@ class LateKeys {
   const RowPrefetch& prefetch_;
   std::vector<std::uint32_t>* const missing_;
   const Use& use_;
-  std::size_t count_ = 0;
-  std::array<Late, kVisitAhead> late_;
+  std::size_t first_ = 0;
+  std::size_t size_ = 0;
+  std::array<Late, kQueue> queue_;
 };
 
 // Calls use(i, header) for each key that has a row, nearly in order, and appends the places of the
@@ -125,49 +142,45 @@ class LateKeys {
 template <typename Use>
 void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefetch& prefetch,
                std::vector<std::uint32_t>* missing, Use&& use) {
-  struct Probe {
-    std::uint64_t hash;
-    const IndexBucket* bucket;
-    RowHeader* row;
-  };
-  std::array<Probe, 2 * kVisitAhead> ring;
-  const auto probe = [&ring](std::size_t i) -> Probe& { return ring[i % ring.size()]; };
+  constexpr std::size_t kRing = 2 * kVisitAhead;
+  std::array<const IndexBucket*, kRing> buckets;
+  std::array<std::uint8_t, kRing> tags;
+  std::array<char*, kRing> rows;
   const RowArena& arena = table.arena();
   LateKeys<Use> late(table, keys, prefetch, missing, use);
 
   VisitStaged(
       keys.size(),
       [&](std::size_t i) {
-        Probe& p = probe(i);
-        p.hash = table.Hash(keys[i]);
-        const KeyIndex& index = table.Index(p.hash);
-        p.bucket = index.Bucket(index.Home(p.hash));
-        __builtin_prefetch(p.bucket);
+        const std::uint64_t hash = table.Hash(keys[i]);
+        const KeyIndex& index = table.Index(hash);
+        const IndexBucket* bucket = index.Bucket(index.Home(hash));
+        __builtin_prefetch(bucket);
+        buckets[i % kRing] = bucket;
+        tags[i % kRing] = KeyIndex::Tag(hash);
       },
       [&](std::size_t i) {
-        Probe& p = probe(i);
-        const std::uint32_t matches = p.bucket->Match(KeyIndex::Tag(p.hash));
-        if (matches == 0) [[unlikely]] {
-          p.row = nullptr;
-          __builtin_prefetch(p.bucket + 1);  // where it has most likely gone
-          return;
+        const IndexBucket* bucket = buckets[i % kRing];
+        const std::uint32_t matches = bucket->Match(tags[i % kRing]);
+        char* row = nullptr;
+        if (matches != 0) {
+          row = arena.Row(bucket->rows[std::countr_zero(matches)]);
+          prefetch(row);
         }
-        char* row = arena.Row(p.bucket->rows[std::countr_zero(matches)]);
-        prefetch(row);
-        p.row = reinterpret_cast<RowHeader*>(row);
+        rows[i % kRing] = row;
       },
       [&](std::size_t i) {
-        const Probe& p = probe(i);
-        if (p.row != nullptr && p.row->key == keys[i]) [[likely]] {
-          use(i, p.row);
+        auto* header = reinterpret_cast<RowHeader*>(rows[i % kRing]);
+        if (header != nullptr && header->key == keys[i]) {
+          use(i, header);
         } else {
-          late.Add(i, p.hash);
+          late.Add(i, header);
         }
       });
   late.Flush();
 }
 
-// Calls use(i, hash, header or null) for the keys at the places `missing`, in order of i. `use` may
+// Calls use(i, hash, header or null) for the keys at the places `missing`, which it sorts. `use` may
 // create rows: each key is looked up when its turn comes, so a key made earlier in the call is found.
 template <typename Use>
 void VisitMissing(const RowTable& table, std::span<const Key> keys,
