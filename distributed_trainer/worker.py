@@ -40,7 +40,8 @@ class WorkerTrainingResult:
         total_weighted_samples: sum of the sample weights.
         avg_loss: total_loss / total_samples.
         total_loss: sum of per-sample loss x weight, without regularisation.
-        metrics: merged metrics of the rows, samples_per_second and batches_per_second.
+        metrics: merged metrics of the rows, samples_per_second, batches_per_second, and
+            ps_wait_share, the share of the time spent waiting for the servers.
     """
 
     worker_id: int
@@ -59,6 +60,8 @@ class WorkerTrainingResult:
         rate = 1.0 / seconds if seconds > 0 else 0.0
         metrics["samples_per_second"] = report.samples * rate
         metrics["batches_per_second"] = report.batches * rate
+        waited = report.seconds.get("wait_pull", 0.0) + report.seconds.get("wait_push", 0.0)
+        metrics["ps_wait_share"] = waited * rate
         return cls(
             worker_id=worker_id,
             total_samples=report.samples,
