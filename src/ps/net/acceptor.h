@@ -5,7 +5,6 @@
 #include <asio/steady_timer.hpp>
 #include <list>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "ps/net/server_handshake.h"

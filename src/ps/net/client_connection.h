@@ -40,7 +40,7 @@ class ClientConnection {
   ClientConnection(const ClientConnection&) = delete;
 
   int fd() const;
-  bool over_unix() const;           // then payload checksums are left out
+  bool over_unix() const;  // then payload checksums are left out
   const wire::Identity& peer() const;
   const Endpoint& endpoint() const;
   std::uint64_t NextRequestId();
@@ -54,8 +54,8 @@ class ClientConnection {
   Status SendFrame(wire::FrameHeader header, std::span<const std::span<const std::byte>> parts,
                    SteadyTime deadline);
   Result<wire::FrameHeader> ReadHeader(SteadyTime deadline);
-  // Reads exactly out.size() bytes of the payload, as they were sent (compressed when the header says
-  // so). The call that completes the payload also compares its checksum: DataCorruption.
+  // Reads exactly out.size() bytes of the payload, as they were sent (compressed when the header
+  // says so). The call that completes the payload also compares its checksum: DataCorruption.
   Status ReadBytes(std::span<std::byte> out, SteadyTime deadline);
   // Header and payload of the next frame, decompressed and checked. The buffer is aligned to 8.
   struct OwnedFrame {
@@ -67,12 +67,12 @@ class ClientConnection {
   Result<std::string> Control(const std::string& json, SteadyTime deadline);
 
   // --- non-blocking steps for a caller that polls several connections at once
-  // Bytes moved, 0 = would block. Buffers as for writev/readv. The caller makes and checks headers and
-  // payloads itself: CompleteHeader below, wire::DecodeHeader, wire::RunningChecksum.
+  // Bytes moved, 0 = would block. Buffers as for writev/readv. The caller makes and checks headers
+  // and payloads itself: CompleteHeader below, wire::DecodeHeader, wire::RunningChecksum.
   Result<std::size_t> WriteSome(std::span<const std::span<const std::byte>> parts);
   Result<std::size_t> ReadSome(std::span<std::byte> out);
-  // Bytes read ahead by ReadHeader that the next read takes first: poll(2) does not see them. Calls of
-  // ReadSome alone never leave any.
+  // Bytes read ahead by ReadHeader that the next read takes first: poll(2) does not see them. Calls
+  // of ReadSome alone never leave any.
   std::size_t buffered_bytes() const;
   // Fills in payload_bytes, raw_bytes, checksum and flags but kMore, for a payload sent as it is.
   void CompleteHeader(wire::FrameHeader* header,

@@ -9,9 +9,9 @@ namespace ps::net {
 // Where a server listens. The Unix socket is used when its path exists on this host; the handshake
 // then proves that it is the server meant.
 struct Endpoint {
-  std::string host;          // name or address, IPv4 or IPv6
+  std::string host;  // name or address, IPv4 or IPv6
   int port = 0;
-  std::string unix_path;     // empty: none
+  std::string unix_path;  // empty: none
 
   std::string ToString() const;  // "host:port"
 };

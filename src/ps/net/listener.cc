@@ -33,11 +33,11 @@ struct Marker {
 
 class ListenerImpl final : public Listener {
  public:
-  ListenerImpl(std::shared_ptr<ListenerCore> core, std::vector<asio::io_context*> contexts,
+  ListenerImpl(const std::shared_ptr<ListenerCore>& core, std::vector<asio::io_context*> contexts,
                int port, UnixListeningSocket unix_socket)
       : core_(core),
-        contexts_(contexts),
-        acceptor_(std::make_shared<Acceptor>(core, contexts)),
+        contexts_(std::move(contexts)),
+        acceptor_(std::make_shared<Acceptor>(core, contexts_)),
         port_(port),
         unix_path_(unix_socket.path()),
         unix_socket_(std::move(unix_socket)) {}
@@ -105,10 +105,10 @@ bool ListenerImpl::WaitUntilIdle(asio::io_context& context) {
 
 ListenerImpl::~ListenerImpl() {
   Stop();
-  std::vector<bool> idle;
-  for (asio::io_context* context : contexts_) idle.push_back(WaitUntilIdle(*context));
+  bool first_is_idle = WaitUntilIdle(*contexts_.front());
+  for (std::size_t i = 1; i < contexts_.size(); ++i) (void)WaitUntilIdle(*contexts_[i]);
   core_->Detach();
-  if (!idle.front()) acceptor_->CloseWithoutContext();
+  if (!first_is_idle) acceptor_->CloseWithoutContext();
   for (auto& connection : core_->Stop()) connection->CloseWithoutContext();
 }
 
@@ -144,8 +144,8 @@ Result<std::unique_ptr<Listener>> Listener::Start(ListenerOptions options,
     PS_ASSIGN_OR_RETURN(unix_socket, UnixListeningSocket::Listen(options.unix_path));
   }
   auto core = std::make_shared<ListenerCore>(std::move(options), handler);
-  auto listener = std::make_unique<ListenerImpl>(std::move(core), std::move(contexts), tcp.port,
-                                                 std::move(unix_socket));
+  auto listener =
+      std::make_unique<ListenerImpl>(core, std::move(contexts), tcp.port, std::move(unix_socket));
   listener->Start(std::move(tcp.fd));
   return std::unique_ptr<Listener>(std::move(listener));
 }

@@ -69,18 +69,19 @@ class FrameHandler {
 };
 
 struct ListenerOptions {
-  std::string host;           // bind address; empty = all interfaces
-  int port_base = 0;          // 0 = ephemeral; a taken port moves on to the next free one
+  std::string host;   // bind address; empty = all interfaces
+  int port_base = 0;  // 0 = ephemeral; a taken port moves on to the next free one
   int ports_tried_max = 1'000;
-  std::string unix_path;      // empty = no Unix socket
+  std::string unix_path;  // empty = no Unix socket
   std::string secret;
   wire::Identity identity;
   std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
   std::size_t connections_max = limits::kConnectionsPerServerMax;
-  std::size_t unsent_bytes_max = 512u << 20;  // replies waiting on one connection; beyond: not read on
+  std::size_t unsent_bytes_max = 512u
+                                 << 20;  // replies waiting on one connection; beyond: not read on
   int handshake_timeout_ms = limits::kHandshakeTimeoutMs;
-  // Connections that have not proved the secret yet. Beyond it the oldest of them is closed, so that
-  // strangers neither take the places of authenticated ones nor shut the door.
+  // Connections that have not proved the secret yet. Beyond it the oldest of them is closed, so
+  // that strangers neither take the places of authenticated ones nor shut the door.
   std::size_t handshakes_max = 256;
   wire::Compression compression = wire::Compression::kNone;
 };
@@ -95,13 +96,13 @@ struct ListenerStats {
 };
 
 // Accepts TCP (TCP_NODELAY) and Unix connections, shakes hands under a time limit, and deals the
-// connections out over the contexts in turn. A bad frame closes that connection, counted, and nothing
-// else. The contexts must be run by their threads (one each) and outlive the listener.
+// connections out over the contexts in turn. A bad frame closes that connection, counted, and
+// nothing else. The contexts must be run by their threads (one each) and outlive the listener.
 class Listener {
  public:
   // Closes everything, removes the socket file; contexts stopped or idle. Waits until the contexts
-  // that run have closed their connections (2 s at most); those of stopped contexts are closed without
-  // OnClose. The handler is not called afterwards.
+  // that run have closed their connections (2 s at most); those of stopped contexts are closed
+  // without OnClose. The handler is not called afterwards.
   virtual ~Listener() = default;
   static Result<std::unique_ptr<Listener>> Start(ListenerOptions options,
                                                  std::vector<asio::io_context*> contexts,

@@ -37,6 +37,7 @@ std::vector<std::shared_ptr<Connection>> ListenerCore::Stop() {
   std::lock_guard lock(mutex_);
   stopped_.store(true, std::memory_order_release);
   std::vector<std::shared_ptr<Connection>> open;
+  open.reserve(connections_.size());
   for (auto& [id, connection] : connections_) open.push_back(connection);
   return open;
 }

@@ -95,7 +95,7 @@ std::shared_ptr<Connection> Connection::Self() {
 
 void Connection::Start(Fd fd) {
   if (!open_) return;
-  socket_.emplace(context_);
+  socket_ = std::make_unique<StreamSocket>(context_);
   asio::error_code error;
   int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
   socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);

@@ -5,7 +5,6 @@
 #include <asio/io_context.hpp>
 #include <atomic>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "ps/net/listener.h"
@@ -87,7 +86,7 @@ class Connection final : public ServerConnection {
   const bool over_unix_;
   std::atomic<bool> open_{true};
   // Gone as soon as the connection is closed: a handle kept by others may outlive the context.
-  std::optional<StreamSocket> socket_;
+  std::unique_ptr<StreamSocket> socket_;
 
   // Reading.
   std::unique_ptr<std::byte[]> ahead_;

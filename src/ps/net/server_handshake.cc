@@ -16,8 +16,8 @@ static_assert(sizeof(wire::Nonce) == sizeof(wire::Digest), "hello and proof have
 ServerHandshake::ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_context& context,
                                  bool over_unix)
     : core_(std::move(core)), over_unix_(over_unix) {
-  socket_.emplace(context);
-  timer_.emplace(context);
+  socket_ = std::make_unique<StreamSocket>(context);
+  timer_ = std::make_unique<asio::steady_timer>(context);
 }
 
 void ServerHandshake::Start(Fd fd, Done done) {

@@ -4,7 +4,6 @@
 #include <asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
-#include <optional>
 
 #include "ps/net/server_connection.h"
 
@@ -35,8 +34,8 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
 
   const std::shared_ptr<ListenerCore> core_;
   const bool over_unix_;
-  std::optional<StreamSocket> socket_;
-  std::optional<asio::steady_timer> timer_;
+  std::unique_ptr<StreamSocket> socket_;
+  std::unique_ptr<asio::steady_timer> timer_;
   Done done_;
   bool hello_seen_ = false;
   bool proof_seen_ = false;

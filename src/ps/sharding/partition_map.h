@@ -12,8 +12,8 @@ namespace ps::sharding {
 // Which server holds which partition. A value: copied, compared, sent as JSON; made by the
 // coordinator alone. Routing a key is a multiply (HashKey), a shift and a look-up.
 struct PartitionMap {
-  std::uint64_t epoch = 0;     // grows with each change of owners
-  int partition_bits = 12;     // log2(owner.size())
+  std::uint64_t epoch = 0;  // grows with each change of owners
+  int partition_bits = 12;  // log2(owner.size())
   std::uint32_t server_count = 0;
   std::vector<ServerId> owner;  // by partition
 
@@ -29,7 +29,8 @@ struct PartitionMap {
 // Fills a map from a consistent-hash ring of `virtual_nodes` points per server: a partition goes to
 // the first point at or after its own that belongs to a server with fewer than
 // ceil(1.05 * partition_count / server_count) partitions. Adding a server moves about 1/N of the
-// partitions. partition_count: a power of two up to limits::kPartitionCountMax; server_count >= 1 and
+// partitions. partition_count: a power of two up to limits::kPartitionCountMax; server_count >= 1
+// and
 // <= partition_count. Golden-tested: placement is stable for ever.
 Result<PartitionMap> BuildPartitionMap(std::uint32_t server_count, std::uint32_t virtual_nodes,
                                        std::uint32_t partition_count);

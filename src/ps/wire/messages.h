@@ -11,20 +11,20 @@
 
 namespace ps::wire {
 
-// Payload of kPull, kPullReply and kPush: sections one after the other, each a head of 32 bytes and a
-// body padded to 8 bytes, so every array is aligned to 8 when the payload is.
+// Payload of kPull, kPullReply and kPush: sections one after the other, each a head of 32 bytes and
+// a body padded to 8 bytes, so every array is aligned to 8 when the payload is.
 //
 //   section            body in kPull        in kPullReply           in kPush
-//   kRows              u64 keys[count]      f32 rows[count*dim]     u64 keys[count], f32 grads[count*dim]
-//   kChunk             -                    f32 values[count]       f32 grads[count]
-//   kChunkAssign       -                    -                       f32 values[count]
+//   kRows              u64 keys[count]      f32 rows[count*dim]     u64 keys[count], f32
+//   grads[count*dim] kChunk             -                    f32 values[count]       f32
+//   grads[count] kChunkAssign       -                    -                       f32 values[count]
 //
-// kRows: id = table, dim = its dim; bit 0 of flags = create missing rows. The reply's sections stand in
-// the order of the request frame's sections, reply part k answers request frame k.
-// kChunk: id = tensor, chunk = number; version in kPull = what the client has (0 = nothing); in
-// kPullReply = the server's, with count 0 when it is what the client has.
-// kChunkAssign: with bit 1 of flags only where the chunk does not exist yet.
-// kPush: rate_scale multiplies the learning rates; all sections of a push carry the same.
+// kRows: id = table, dim = its dim; bit 0 of flags = create missing rows. The reply's sections
+// stand in the order of the request frame's sections, reply part k answers request frame k. kChunk:
+// id = tensor, chunk = number; version in kPull = what the client has (0 = nothing); in kPullReply
+// = the server's, with count 0 when it is what the client has. kChunkAssign: with bit 1 of flags
+// only where the chunk does not exist yet. kPush: rate_scale multiplies the learning rates; all
+// sections of a push carry the same.
 enum class SectionKind : std::uint16_t { kRows = 1, kChunk = 2, kChunkAssign = 3 };
 
 inline constexpr std::uint16_t kCreateMissing = 1;  // kRows
