@@ -67,7 +67,8 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// --- bare sockets, with the options of ours: a command of 16 bytes {bytes to come, bytes to answer}, then the bytes
+// --- bare sockets, with the options of ours: a command of 16 bytes {bytes to come, bytes to
+// answer}, then the bytes
 
 struct Command {
   std::uint64_t sent = 0;
@@ -132,7 +133,8 @@ class BareClient {
 
 // --- ours
 
-// kPull is answered with `sequence` bytes of fresh memory, kPush with nothing.
+// kPull is answered with `sequence` bytes of fresh memory, written once, as a gather would (memory
+// never written to would come from one page in the cache); kPush with nothing.
 class Handler : public FrameHandler {
  public:
   void OnFrame(const ConnectionPtr& connection, Frame frame) override {
@@ -140,7 +142,9 @@ class Handler : public FrameHandler {
     reply.request_id = frame.header.request_id;
     bool is_pull = frame.header.type == wire::MessageType::kPull;
     reply.type = is_pull ? wire::MessageType::kPullReply : wire::MessageType::kPushReply;
-    connection->Send(reply, is_pull ? Buffer(frame.header.sequence) : Buffer());
+    Buffer payload(is_pull ? frame.header.sequence : 0);
+    if (is_pull) std::memset(payload.data(), 1, payload.size());
+    connection->Send(reply, std::move(payload));
   }
   void OnClose(const ConnectionPtr& connection, const Status&) override {
     connection->context().stop();
