@@ -1,5 +1,6 @@
 #include "ps/store/row_table.h"
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
@@ -51,6 +52,16 @@ bool RowTable::Remove(Key key) {
   const std::uint32_t segment = directory_[PartitionOf(hash, partition_bits_)];
   RemoveAt(segment, segments_[segment].chain.SlabOf(row), row);
   return true;
+}
+
+void RowTable::AskForIndex(std::uint32_t segment) const {
+  constexpr std::uint32_t kBucketsMax = 1024;
+  const KeyIndex& index = indexes_[segments_[segment].partition];
+  const std::uint32_t buckets = std::min(index.bucket_count(), kBucketsMax);
+  for (std::uint32_t b = 0; b < buckets; ++b) {
+    __builtin_prefetch(index.Bucket(b));
+    asm volatile("");  // GCC drops a function that only prefetches
+  }
 }
 
 void RowTable::RemoveAt(std::uint32_t number, std::size_t slab, RowNumber row) {

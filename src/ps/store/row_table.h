@@ -47,6 +47,8 @@ class RowTable {
   std::uint32_t segments() const { return static_cast<std::uint32_t>(segments_.size()) - 1; }
   std::uint32_t SegmentOf(PartitionId partition) const { return directory_[partition]; }
   const RowChain& chain(std::uint32_t segment) const { return segments_[segment].chain; }
+  // Prefetches a segment's index, as far as it fits the nearer caches: many removals follow.
+  void AskForIndex(std::uint32_t segment) const;
   // For sweeps: take out a live row of the slab, and give back what became empty.
   void RemoveAt(std::uint32_t segment, std::size_t slab, RowNumber row);
   void EraseEmptySlab(std::uint32_t segment, std::size_t slab);

@@ -3,14 +3,18 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <vector>
 
 namespace ps::store {
 namespace {
 
 // Rows per call of the optimizer.
 constexpr std::size_t kDecayBlock = 64;
-// How far ahead rows are asked for: slabs are short, the processor's own prefetcher starts anew in each.
-constexpr std::size_t kAheadBytes = 1024;
+// Rows asked for ahead of the sweep, a few at a time.
+constexpr std::size_t kAheadRows = 24;
+constexpr std::size_t kAheadRowsAtOnce = 8;
+// Of a wide row the processor fetches the rest by itself.
+constexpr std::size_t kAheadBytesMax = 1024;
 
 float* Values(RowHeader* header) { return reinterpret_cast<float*>(header + 1); }
 
@@ -19,40 +23,67 @@ float* Values(RowHeader* header) { return reinterpret_cast<float*>(header + 1); 
 void Sweeper::Begin(Kind kind) {
   if (kind_ == kind) return;
   kind_ = kind;
-  segment_ = 1;
-  slab_ = 0;
-  place_ = 0;
+  next_ = Place();
+}
+
+void Sweeper::Ask(const RowTable& table, std::size_t rows, std::size_t bytes, Place* ahead) {
+  const RowArena& arena = table.arena();
+  while (rows > 0 && ahead->segment <= table.segments()) {
+    const std::vector<RowChain::Slab>& slabs = table.chain(ahead->segment).slabs();
+    if (ahead->slab >= slabs.size()) {
+      *ahead = Place{ahead->segment + 1, 0, 0};
+      continue;
+    }
+    const RowChain::Slab& slab = slabs[ahead->slab];
+    if (ahead->row >= slab.used) {
+      *ahead = Place{ahead->segment, ahead->slab + 1, 0};
+      continue;
+    }
+    const std::size_t n = std::min<std::size_t>(rows, slab.used - ahead->row);
+    const char* at = arena.Row(slab.first + ahead->row);
+    for (std::size_t i = 0; i < n; ++i, at += arena.stride_bytes()) {
+      for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line);
+    }
+    ahead->row += static_cast<std::uint32_t>(n);
+    rows -= n;
+  }
 }
 
 template <typename OnRow>
-bool Sweeper::Step(RowTable* table, std::size_t rows_max, OnRow&& on_row) {
+bool Sweeper::Step(RowTable* table, std::size_t rows_max, std::size_t bytes, OnRow&& on_row) {
   std::size_t left = rows_max == 0 ? std::numeric_limits<std::size_t>::max() : rows_max;
   const RowArena& arena = table->arena();
   const std::size_t stride = arena.stride_bytes();
-  for (; segment_ <= table->segments(); ++segment_, slab_ = 0) {
-    const RowChain& chain = table->chain(segment_);
-    while (slab_ < chain.slabs().size()) {
+  bytes = std::min(bytes, kAheadBytesMax);
+  Place ahead = next_;
+  Ask(*table, std::min(left, kAheadRows), bytes, &ahead);
+  for (; next_.segment <= table->segments(); next_ = Place{next_.segment + 1, 0, 0}) {
+    const RowChain& chain = table->chain(next_.segment);
+    while (next_.slab < chain.slabs().size()) {
       if (left == 0) return false;
-      const RowChain::Slab& slab = chain.slabs()[slab_];
-      const auto end = static_cast<std::uint32_t>(std::min<std::size_t>(slab.used, place_ + left));
-      left -= end - place_;
-      char* at = arena.Row(slab.first + place_);
-      for (; place_ < end; ++place_, at += stride) {
-        for (std::size_t line = 0; line < stride; line += 64) {
-          __builtin_prefetch(at + kAheadBytes + line);
+      const RowChain::Slab& slab = chain.slabs()[next_.slab];
+      while (next_.row < slab.used && left > 0) {
+        const auto n = static_cast<std::uint32_t>(
+            std::min({std::size_t{slab.used} - next_.row, left, kAheadRowsAtOnce}));
+        Ask(*table, n, bytes, &ahead);
+        char* at = arena.Row(slab.first + next_.row);
+        for (std::uint32_t i = 0; i < n; ++i, at += stride) {
+          auto* header = reinterpret_cast<RowHeader*>(at);
+          if (IsLive(header)) on_row(next_.segment, next_.slab, slab.first + next_.row + i, header);
         }
-        auto* header = reinterpret_cast<RowHeader*>(at);
-        if (IsLive(header)) on_row(segment_, slab_, slab.first + place_, header);
+        next_.row += n;
+        left -= n;
       }
-      if (place_ < slab.used) return false;
-      place_ = 0;
+      if (next_.row < slab.used) return false;
+      next_.row = 0;
       if (slab.live == 0) {
-        table->EraseEmptySlab(segment_, slab_);
+        table->EraseEmptySlab(next_.segment, next_.slab);
+        if (ahead.segment == next_.segment && ahead.slab > next_.slab) --ahead.slab;
       } else {
-        ++slab_;
+        ++next_.slab;
       }
     }
-    table->ReleaseIndexIfEmpty(segment_);
+    table->ReleaseIndexIfEmpty(next_.segment);
   }
   Restart();
   return true;
@@ -64,7 +95,8 @@ bool Sweeper::Decay(RowTable* table, const optimizers::Optimizer& optimizer, std
   std::array<float*, kDecayBlock> rows;
   std::size_t n = 0;
   const bool round = Step(
-      table, rows_max, [&](std::uint32_t, std::size_t, RowNumber, RowHeader* header) {
+      table, rows_max, sizeof(RowHeader) + dim * sizeof(float),
+      [&](std::uint32_t, std::size_t, RowNumber, RowHeader* header) {
         header->count *= factor;
         rows[n++] = Values(header);
         if (n == kDecayBlock) {
@@ -79,9 +111,12 @@ bool Sweeper::Decay(RowTable* table, const optimizers::Optimizer& optimizer, std
 bool Sweeper::Prune(RowTable* table, float min_count, std::size_t rows_max,
                     std::uint64_t* pruned) {
   Begin(Kind::kPrune);
-  return Step(table, rows_max,
+  std::uint32_t index_asked_for = 0;
+  return Step(table, rows_max, sizeof(RowHeader),
               [&](std::uint32_t segment, std::size_t slab, RowNumber row, RowHeader* header) {
                 if (header->count >= min_count) return;
+                if (segment != index_asked_for) table->AskForIndex(segment);
+                index_asked_for = segment;
                 table->RemoveAt(segment, slab, row);
                 ++*pruned;
               });

@@ -26,15 +26,23 @@ class Sweeper {
  private:
   enum class Kind { kNone, kDecay, kPrune };
 
+  // A place in a table's slabs. Slabs are short and lie apart, so a second place runs ahead of the
+  // sweep and asks for the rows to come.
+  struct Place {
+    std::uint32_t segment = 1;
+    std::size_t slab = 0;
+    std::uint32_t row = 0;  // in the slab
+  };
+
   void Begin(Kind kind);
-  // on_row(segment, slab, row number, header) for each live row met.
+  // Moves `ahead` over up to `rows` rows and asks for `bytes` of each.
+  static void Ask(const RowTable& table, std::size_t rows, std::size_t bytes, Place* ahead);
+  // on_row(segment, slab, row number, header) for each live row met; it needs `bytes` of the row.
   template <typename OnRow>
-  bool Step(RowTable* table, std::size_t rows_max, OnRow&& on_row);
+  bool Step(RowTable* table, std::size_t rows_max, std::size_t bytes, OnRow&& on_row);
 
   Kind kind_ = Kind::kNone;
-  std::uint32_t segment_ = 1;  // the next place to look at
-  std::size_t slab_ = 0;
-  std::uint32_t place_ = 0;
+  Place next_;  // to look at
 };
 
 }  // namespace ps::store
