@@ -25,7 +25,9 @@ bool DataRequest::Start(Release release) {
 }
 
 void DataRequest::CountOnShards() {
-  missing_.resize(core().shards.size());
+  generation_ = core().gate.generation();
+  rows_of_shard_ = plan_->new_rows_max;
+  missing_.assign(core().shards.size(), {});
   int shards = 0;
   for (std::uint64_t rows : rows_of_shard_) shards += rows > 0;
   shards_left_.store(shards, std::memory_order_relaxed);
@@ -64,20 +66,25 @@ std::uint64_t DataRequest::CountOn(Shard& shard) {
 void DataRequest::Counted() {
   std::uint64_t rows =
       std::accumulate(rows_of_shard_.begin(), rows_of_shard_.end(), std::uint64_t{0});
-  auto decided = [self = shared_from_this()](bool admitted) {
-    self->PostToConnection([self, admitted] { self->Decided(admitted); });
+  auto decided = [self = shared_from_this()](RowGate::Decision decision) {
+    self->PostToConnection([self, decision] { self->Decided(decision); });
   };
   if (rows == 0) {
-    decided(true);
+    hold_ = Hold::kExact;
+    decided(RowGate::Decision::kAdmitted);
     return;
   }
   hold_ = Hold::kExactReserved;
-  core().gate.ReserveExact(rows, std::move(decided));
+  core().gate.ReserveExact(rows, generation_, std::move(decided));
 }
 
-void DataRequest::Decided(bool admitted) {
+void DataRequest::Decided(RowGate::Decision decision) {
+  if (decision == RowGate::Decision::kCountAgain) {
+    CountOnShards();
+    return;
+  }
   Release release = std::move(release_);
-  if (admitted) {
+  if (decision == RowGate::Decision::kAdmitted) {
     Run();
   } else {
     Status full = Full();
@@ -143,7 +150,9 @@ void DataRequest::RunShard(Shard& shard) {
 
 void DataRequest::Finish() {
   if (hold_ == Hold::kReserved || hold_ == Hold::kExactReserved) {
-    core().gate.Settle(unused_.load(std::memory_order_relaxed));
+    std::uint64_t reserved =
+        std::accumulate(rows_of_shard_.begin(), rows_of_shard_.end(), std::uint64_t{0});
+    core().gate.Settle(reserved, unused_.load(std::memory_order_relaxed));
   }
   if (hold_ == Hold::kExact || hold_ == Hold::kExactReserved) core().gate.LeaveExact();
   OnDone();

@@ -50,7 +50,7 @@ class DataRequest : public std::enable_shared_from_this<DataRequest> {
   void CountOnShards();
   std::uint64_t CountOn(Shard& shard);
   void Counted();
-  void Decided(bool admitted);
+  void Decided(RowGate::Decision decision);
   Status Full() const;
   void PostToConnection(std::function<void()> function);
 
@@ -59,7 +59,8 @@ class DataRequest : public std::enable_shared_from_this<DataRequest> {
   const std::unique_ptr<RequestPlan> plan_;
   Hold hold_ = Hold::kNone;
   Release release_;
-  std::vector<std::uint64_t> rows_of_shard_;               // each shard may make so many rows
+  std::uint64_t generation_ = 0;              // of the gate, when the rows were counted
+  std::vector<std::uint64_t> rows_of_shard_;  // each shard may make so many rows
   std::vector<std::map<TableId, std::uint64_t>> missing_;  // by shard
   std::atomic<int> shards_left_{0};
   std::atomic<std::uint64_t> unused_{0};

@@ -36,10 +36,6 @@ struct ServingDefinition {
   std::vector<std::uint64_t> tensor_salts;
   std::vector<std::shared_ptr<ChunkPresence>> presence;  // by tensor; shared by all versions
 
-  int ShardOfKey(TableId table, Key key) const {
-    return shard_of_partition[PartitionOf(HashKey(table_salts[table], key),
-                                          cluster.map.partition_bits)];
-  }
   int ShardOfChunk(TensorId tensor, std::uint32_t chunk) const {
     return shard_of_partition[sharding::PartitionOfChunk(cluster.map, tensor_salts[tensor], chunk)];
   }

@@ -7,13 +7,22 @@
 
 namespace ps::server {
 
-// Bytes and requests that are being assembled or served, over all connections, against a limit.
-// Lock-free, thread-safe; outlives its tickets.
+// Bytes and requests that are being assembled or served, over all connections. Requests share
+// `bytes_max`; beside it one request at a time, one that is large by itself (above a quarter of
+// bytes_max), may take up to oversized_bytes_max(), so that nothing is refused for its size but
+// what is larger than that. Lock-free, thread-safe; outlives its tickets.
 class InFlight {
  public:
   explicit InFlight(std::size_t bytes_max) : bytes_max_(bytes_max) {}
 
+  enum class Taken {
+    kYes,
+    kBusy,   // not now: others have it
+    kNever,  // the request is larger than any may be
+  };
+
   std::size_t bytes_max() const { return bytes_max_; }
+  std::size_t oversized_bytes_max() const { return 16 * bytes_max_; }
   std::size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
   std::uint64_t requests() const { return requests_.load(std::memory_order_acquire); }
 
@@ -30,38 +39,53 @@ class InFlight {
   const std::size_t bytes_max_;
   std::atomic<std::size_t> bytes_{0};
   std::atomic<std::uint64_t> requests_{0};
+  std::atomic<bool> oversized_taken_{false};
 };
 
-// One request's share; given back by the destructor.
+// One request's share; given back by the destructor. Not thread-safe.
 class Ticket {
  public:
   explicit Ticket(InFlight* in_flight) : in_flight_(in_flight) {
     in_flight_->requests_.fetch_add(1, std::memory_order_relaxed);
   }
   ~Ticket() {
-    if (in_flight_ == nullptr) return;
     Release();
     in_flight_->requests_.fetch_sub(1, std::memory_order_release);
   }
-  Ticket(Ticket&& other) noexcept
-      : in_flight_(std::exchange(other.in_flight_, nullptr)),
-        bytes_(std::exchange(other.bytes_, 0)) {}
-  Ticket& operator=(Ticket&&) = delete;
+  Ticket(const Ticket&) = delete;
+  Ticket& operator=(const Ticket&) = delete;
 
-  bool TryAdd(std::size_t bytes) {
-    if (!in_flight_->TryAdd(bytes)) return false;
+  InFlight::Taken TryAdd(std::size_t bytes) {
+    if (bytes_ + bytes > in_flight_->oversized_bytes_max()) return InFlight::Taken::kNever;
+    if (!oversized_ && !in_flight_->TryAdd(bytes) && !TakeOversized(bytes)) {
+      return InFlight::Taken::kBusy;
+    }
     bytes_ += bytes;
-    return true;
+    return InFlight::Taken::kYes;
   }
   // Gives the bytes back; the request still counts.
   void Release() {
-    in_flight_->bytes_.fetch_sub(std::exchange(bytes_, 0), std::memory_order_relaxed);
+    std::size_t bytes = std::exchange(bytes_, 0);
+    if (std::exchange(oversized_, false)) {
+      in_flight_->oversized_taken_.store(false, std::memory_order_release);
+    } else {
+      in_flight_->bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+    }
   }
   std::size_t bytes() const { return bytes_; }
 
  private:
-  InFlight* in_flight_;
+  bool TakeOversized(std::size_t bytes) {
+    if (bytes_ + bytes <= in_flight_->bytes_max_ / 4) return false;
+    if (in_flight_->oversized_taken_.exchange(true, std::memory_order_acquire)) return false;
+    in_flight_->bytes_.fetch_sub(bytes_, std::memory_order_relaxed);
+    oversized_ = true;
+    return true;
+  }
+
+  InFlight* const in_flight_;
   std::size_t bytes_ = 0;
+  bool oversized_ = false;
 };
 
 }  // namespace ps::server

@@ -17,15 +17,15 @@ class Pull final : public DataRequest {
  public:
   using DataRequest::DataRequest;
 
-  // Takes the memory of all reply parts; false when the server has too much under way.
-  bool TakeReplies() {
+  // Takes the memory of all reply parts.
+  Status TakeReplies() {
     for (FramePlan& frame : plan().frames) {
       std::size_t bytes = ReplyBytes(frame);
-      if (!request().ticket.TryAdd(bytes)) return false;
+      PS_RETURN_IF_ERROR(TakeBytes(request(), bytes));
       frame.reply = net::Buffer(bytes);
       for (const SectionPlan& section : frame.sections) WriteHead(frame, section);
     }
-    return true;
+    return Status::Ok();
   }
 
  private:
@@ -117,10 +117,8 @@ bool ServePull(RequestPtr request, DefinitionPtr definition, DataRequest::Releas
     return true;
   }
   auto pull = std::make_shared<Pull>(request, std::move(definition), std::move(plan).value());
-  if (!pull->TakeReplies()) {
-    request->Fail(ConnectionError(core.Name() + " is busy: no room for the replies of this pull; "
-                                                "try again, or ask for fewer keys at once"),
-                  /*refused=*/true);
+  if (Status status = pull->TakeReplies(); !status.ok()) {
+    request->Fail(status, /*refused=*/true);
     return true;
   }
   return pull->Start(std::move(release));

@@ -39,6 +39,20 @@ void Request::SendPart(std::uint64_t part, net::Buffer payload) {
   connection->Send(header, std::move(payload));
 }
 
+Status TakeBytes(Request& request, std::size_t bytes) {
+  const Core& core = *request.core;
+  InFlight::Taken taken = request.ticket.TryAdd(bytes);
+  if (taken == InFlight::Taken::kYes) return Status::Ok();
+  if (taken == InFlight::Taken::kNever) {
+    return ResourceExhausted(core.Name() + ": one request, with its reply, of more than " +
+                             std::to_string(core.in_flight.oversized_bytes_max()) +
+                             " bytes; send or ask for less at once");
+  }
+  return ConnectionError(core.Name() + " is busy: requests of " +
+                         std::to_string(core.in_flight.bytes()) + " bytes are under way, at most " +
+                         std::to_string(core.in_flight.bytes_max()) + "; try again");
+}
+
 void Request::Answered() {
   core->requests_total.Add();
   LatencyByType& latency = core->shards[connection->context_index()]->latency();

@@ -47,4 +47,9 @@ struct Request {
 };
 using RequestPtr = std::shared_ptr<Request>;
 
+// Takes memory for a request from the server's InFlight. ResourceExhausted when a request may never
+// have so much, a kConnection error ("busy") when others have it now: clients retry that with
+// backoff inside their deadline.
+Status TakeBytes(Request& request, std::size_t bytes);
+
 }  // namespace ps::server

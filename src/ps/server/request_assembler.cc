@@ -65,17 +65,7 @@ Status RequestAssembler::Refusal(std::size_t bytes) const {
     return ResourceExhausted(core_->Name() + ": a control request of more than " +
                              std::to_string(limits::kControlPayloadBytesMax) + " bytes");
   }
-  if (all > core_->in_flight.bytes_max()) {
-    return ResourceExhausted(core_->Name() + ": one request of more than " +
-                             std::to_string(core_->in_flight.bytes_max()) +
-                             " bytes, the server's limit for all requests under way; send less at "
-                             "once");
-  }
-  if (request_->ticket.TryAdd(bytes)) return Status::Ok();
-  return ConnectionError(core_->Name() + " is busy: requests of " +
-                         std::to_string(core_->in_flight.bytes()) +
-                         " bytes are under way, at most " +
-                         std::to_string(core_->in_flight.bytes_max()) + "; try again");
+  return TakeBytes(*request_, bytes);
 }
 
 }  // namespace ps::server

@@ -74,8 +74,11 @@ class Planner {
     shard_of_.resize(keys.size());
     std::vector<std::uint32_t> begin(shard_count_ + 1, 0);
     const TableId table = section->view.head.id;
+    const std::uint64_t salt = definition_.table_salts[table];
+    const int bits = definition_.cluster.map.partition_bits;
+    const int* shard_of_partition = definition_.shard_of_partition.data();
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      int shard = definition_.ShardOfKey(table, keys[i]);
+      int shard = shard_of_partition[PartitionOf(HashKey(salt, keys[i]), bits)];
       if (shard < 0) return NotHere(table, keys[i]);
       shard_of_[i] = static_cast<std::uint16_t>(shard);
       ++begin[shard + 1];

@@ -23,21 +23,28 @@ void RowGate::EnterExact(std::function<void()> entered) {
   entered();
 }
 
-void RowGate::ReserveExact(std::uint64_t rows, std::function<void(bool)> decided) {
+std::uint64_t RowGate::generation() {
+  std::lock_guard lock(mutex_);
+  return generation_;
+}
+
+void RowGate::ReserveExact(std::uint64_t rows, std::uint64_t generation,
+                           std::function<void(Decision)> decided) {
   Callbacks run;
   {
     std::lock_guard lock(mutex_);
-    waiting_.push_back({rows, std::move(decided)});
+    waiting_.push_back({rows, generation, std::move(decided)});
     DecideWaiting(&run);
   }
   for (auto& callback : run) callback();
 }
 
-void RowGate::Settle(std::uint64_t unused) {
+void RowGate::Settle(std::uint64_t reserved, std::uint64_t unused) {
   Callbacks run;
   {
     std::lock_guard lock(mutex_);
     budget_->Return(unused);
+    if (unused < reserved) ++generation_;
     --holders_;
     DecideWaiting(&run);
   }
@@ -46,10 +53,16 @@ void RowGate::Settle(std::uint64_t unused) {
 
 void RowGate::DecideWaiting(Callbacks* run) {
   while (!waiting_.empty()) {
-    bool fits = budget_->TryReserve(waiting_.front().rows);
-    if (!fits && holders_ > 0) return;
-    if (fits) ++holders_;
-    run->push_back([decided = std::move(waiting_.front().decided), fits] { decided(fits); });
+    Waiting& first = waiting_.front();
+    Decision decision = Decision::kAdmitted;
+    if (budget_->TryReserve(first.rows)) {
+      ++holders_;
+    } else if (holders_ > 0) {
+      return;
+    } else {
+      decision = first.generation == generation_ ? Decision::kRefused : Decision::kCountAgain;
+    }
+    run->push_back([decided = std::move(first.decided), decision] { decided(decision); });
     waiting_.pop_front();
   }
 }

@@ -34,12 +34,20 @@ class RowGate {
   bool TryReserve(std::uint64_t rows);
 
   void EnterExact(std::function<void()> entered);
-  // true: call Settle later. false: refused, nothing held. rows > 0 (who needs none holds nothing).
-  void ReserveExact(std::uint64_t rows, std::function<void(bool)> decided);
+  // Read before counting; grows when rows are made.
+  std::uint64_t generation();
+  enum class Decision {
+    kAdmitted,    // call Settle later
+    kRefused,     // nothing held
+    kCountAgain,  // nothing held; rows were made since `generation`
+  };
+  // rows > 0 (who needs none holds nothing).
+  void ReserveExact(std::uint64_t rows, std::uint64_t generation,
+                    std::function<void(Decision)> decided);
   void LeaveExact();
 
-  // Ends a reservation; `unused` of its rows were not created.
-  void Settle(std::uint64_t unused);
+  // Ends a reservation of `reserved` rows, `unused` of which were not made.
+  void Settle(std::uint64_t reserved, std::uint64_t unused);
 
   void EnterPrune(std::function<void()> entered);
   void LeavePrune();
@@ -48,7 +56,8 @@ class RowGate {
   using Callbacks = std::vector<std::function<void()>>;
   struct Waiting {
     std::uint64_t rows;
-    std::function<void(bool)> decided;
+    std::uint64_t generation;
+    std::function<void(Decision)> decided;
   };
 
   void DecideWaiting(Callbacks* run);
@@ -57,6 +66,7 @@ class RowGate {
   store::RowBudget* const budget_;
   std::mutex mutex_;
   std::uint64_t holders_ = 0;  // reservations not settled yet
+  std::uint64_t generation_ = 0;
   std::deque<Waiting> waiting_;
   std::uint64_t exacts_ = 0;
   std::uint64_t prunes_ = 0;

@@ -21,7 +21,9 @@ struct ServerOptions {
   int shard_threads = 4;
   std::uint64_t rows_max = 10'000'000;  // all tables together; 0 = unlimited
   std::size_t message_bytes_max = 104'857'600;
-  std::size_t requests_in_flight_bytes_max = 1ull << 30;  // frames being assembled or served
+  // Requests being assembled or served and their replies, over all connections; beside them one
+  // larger request at a time, of up to 16 times as much (in_flight.h).
+  std::size_t requests_in_flight_bytes_max = 1ull << 30;
   wire::Compression compression = wire::Compression::kNone;
   net::Endpoint coordinator;  // registers there, and ends when that connection ends
   std::string secret;

@@ -394,33 +394,39 @@ TEST(Server, RequestsUnderWayAreBounded) {
   options.requests_in_flight_bytes_max = 2u << 20;
   auto cluster = StartCluster(options);
   auto client = cluster->Connect();
-  std::vector<Key> keys = Range(0, 100'000);
-  std::vector<Sections> frames(3, Sections().PullRows(0, kDim, keys));
-  Status status = client->Pull(frames).status();
-  EXPECT_THAT(Refusal(status, StatusCode::kResourceExhausted), HasSubstr("send less"));
-  // 0.8 MB of keys and 1.6 MB of reply.
-  EXPECT_EQ(client->PullRows(0, kDim, keys).status().code(), StatusCode::kConnection);
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  Sections frame = Sections().PullRows(0, kDim, Range(0, 100'000), false);  // 0.8 MB, reply 1.6 MB
+  EXPECT_TRUE(client->Pull(std::vector<Sections>(3, frame)).ok()) << "large, but alone";
+  Status never = client->Pull(std::vector<Sections>(45, frame)).status();
+  EXPECT_THAT(Refusal(never, StatusCode::kResourceExhausted), HasSubstr("less at once"));
 
-  auto holder = cluster->Connect();  // begins a request of 1.6 MB and stops
-  wire::FrameHeader header;
-  header.type = wire::MessageType::kPush;
-  header.request_id = 1;
-  header.stream = 1;
-  header.flags = wire::kMore;
-  std::span<const std::byte> part(frames[0].bytes());
-  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  for (int i = 0; i < 2; ++i) {
-    ASSERT_TRUE(holder->connection().SendFrame(header, {&part, 1}, deadline).ok());
-  }
-  while (Stats(*client)["requests_in_flight"] < 2) std::this_thread::yield();
-  std::vector<Sections> fits = {Sections().PullRows(0, kDim, Range(0, 60'000), false)};
-  Status busy = client->Pull(fits).status();
-  EXPECT_THAT(Refusal(busy, StatusCode::kConnection), HasSubstr("busy"));
-  holder.reset();  // gives back what it held
-  while (!client->Pull(fits).ok() && std::chrono::steady_clock::now() < deadline) {
+  // Two that begin and stop: one takes the place of large requests, one most of what is shared.
+  auto begin = [&](int frames) {
+    auto holder = cluster->Connect();
+    wire::FrameHeader header;
+    header.type = wire::MessageType::kPull;
+    header.request_id = 1;
+    header.flags = wire::kMore;
+    std::span<const std::byte> part(frame.bytes());
+    for (int i = 0; i < frames; ++i) {
+      EXPECT_TRUE(holder->connection().SendFrame(header, {&part, 1}, deadline).ok());
+    }
+    return holder;
+  };
+  std::size_t frame_bytes = frame.bytes().size();
+  auto received = [&] { return Stats(*client)["bytes_received_total"].get<std::size_t>(); };
+  std::size_t before = received();
+  auto large = begin(3);
+  while (received() < before + 3 * frame_bytes) std::this_thread::yield();
+  auto other = begin(2);
+  while (received() < before + 5 * frame_bytes) std::this_thread::yield();
+  Sections small = Sections().PullRows(0, kDim, Range(0, 60'000), false);
+  EXPECT_THAT(Refusal(client->Pull({small}).status(), StatusCode::kConnection), HasSubstr("busy"));
+  other.reset();  // gives back what it held
+  while (!client->Pull({small}).ok() && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::yield();
   }
-  EXPECT_TRUE(client->Pull(fits).ok());
+  EXPECT_TRUE(client->Pull({small}).ok());
 }
 
 class ServerTensors : public ::testing::TestWithParam<int> {
@@ -743,8 +749,7 @@ TEST_P(ServerThreads, StoppingAmidRequestsEndsCleanly) {
   std::vector<std::thread> threads;
   std::atomic<int> served{0};
   for (std::uint64_t t = 0; t < 3; ++t) {
-    threads.emplace_back([&, t] {
-      auto client = cluster->Connect();
+    threads.emplace_back([&served, t, client = cluster->Connect()] {
       for (std::uint64_t i = 0;; ++i) {
         auto pulled = client->PullRows(0, kDim, Range(i * 100, 300));
         if (!pulled.ok() && pulled.status().code() == StatusCode::kConnection) return;
