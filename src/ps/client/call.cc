@@ -161,27 +161,27 @@ Status Combine(std::span<const Progress> all) {
 }  // namespace
 
 std::string Peer::Name() const {
-  return is_coordinator ? "coordinator (" + address.endpoint.ToString() + ")"
-                        : "server " + std::to_string(address.server_id) + " (" +
-                              address.endpoint.ToString() + ")";
+  return is_coordinator ? "coordinator (" + address->endpoint.ToString() + ")"
+                        : "server " + std::to_string(address->server_id) + " (" +
+                              address->endpoint.ToString() + ")";
 }
 
 std::string Peer::Named(const std::string& message) const {
   // Connections name their peer themselves.
-  std::string who = is_coordinator ? "coordinator" : "server " + std::to_string(address.server_id);
+  std::string who = is_coordinator ? "coordinator" : "server " + std::to_string(address->server_id);
   return message.starts_with(who + " at ") ? message : Name() + ": " + message;
 }
 
 Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link, bool* is_final) {
   if (link->connection != nullptr) return Status::Ok();
   net::ConnectOptions connect;
-  connect.endpoint = peer.address.endpoint;
+  connect.endpoint = peer.address->endpoint;
   connect.transport = options.client->transport;
   if (peer.is_coordinator) connect.transport = net::Transport::kTcp;
   connect.secret = options.client->secret;
   // Any incarnation is let in here, so that the wrong one can be told from a connection that
   // failed.
-  connect.expected = {peer.is_coordinator ? wire::kCoordinatorId : peer.address.server_id, 0};
+  connect.expected = {peer.is_coordinator ? wire::kCoordinatorId : peer.address->server_id, 0};
   auto connection = net::ClientConnection::Connect(
       connect, std::min<SteadyTime>(options.deadline, Now() + kConnectAttemptMax));
   if (!connection.ok()) {
@@ -189,7 +189,7 @@ Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link,
                 connection.status().code() != StatusCode::kTimeout;
     return connection.status();
   }
-  std::uint64_t expected = peer.address.incarnation;
+  std::uint64_t expected = peer.address->incarnation;
   if (expected != 0 && (*connection)->peer().incarnation != expected) {
     *is_final = true;
     return ConnectionError(

@@ -11,9 +11,9 @@
 
 namespace ps::client {
 
-// Whom a link leads to: a server, or the coordinator.
+// Whom a link leads to: a server, or the coordinator. The address must outlive it.
 struct Peer {
-  ServerAddress address;
+  const ServerAddress* address = nullptr;
   bool is_coordinator = false;
 
   std::string Name() const;  // "server 2 (host:port)"

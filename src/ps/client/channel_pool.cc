@@ -22,8 +22,7 @@ Result<ChannelPool::Lease> ChannelPool::Acquire(SteadyTime deadline) {
   }
   if (is_closed_) return Status(StatusCode::kClosed, "the client is closed");
   if (free_.empty()) {
-    channels_.push_back(std::make_unique<Channel>());
-    channels_.back()->servers.resize(server_count_);
+    channels_.push_back(std::make_unique<Channel>(server_count_));
     free_.push_back(channels_.back().get());
   }
   auto self = std::this_thread::get_id();

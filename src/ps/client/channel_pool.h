@@ -17,6 +17,8 @@ namespace ps::client {
 // What one call uses: a link to each server and one to the coordinator, made when first needed, and
 // memory kept from call to call. Used by one call at a time.
 struct Channel {
+  explicit Channel(std::size_t server_count) : servers(server_count) {}
+
   std::vector<Link> servers;
   Link coordinator;
   KeyTable key_table;

@@ -170,7 +170,7 @@ Result<Client::Impl::Call> Client::Impl::Begin() {
 
 Task Client::Impl::TaskFor(Call& call, ServerRequest* request) {
   return {
-      {options.servers[request->server], false}, &call.channel->servers[request->server], request};
+      {&options.servers[request->server], false}, &call.channel->servers[request->server], request};
 }
 
 Status Client::Impl::Run(Call& call, std::vector<Task> tasks) {
@@ -489,8 +489,8 @@ Result<std::string> Client::ControlCoordinator(const std::string& json) {
   ServerRequest request;
   request.type = wire::MessageType::kControl;
   request.control = json;
-  Peer coordinator{{wire::kCoordinatorId, impl_->options.coordinator, 0}, true};
-  return impl_->ControlOne(call, {coordinator, &call.channel->coordinator, &request});
+  ServerAddress coordinator{wire::kCoordinatorId, impl_->options.coordinator, 0};
+  return impl_->ControlOne(call, {{&coordinator, true}, &call.channel->coordinator, &request});
 }
 
 Result<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {

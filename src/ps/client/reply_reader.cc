@@ -99,7 +99,7 @@ Status ReplyReader::ReadHeader(bool* would_block) {
 Status ReplyReader::BeginPayload() {
   payload_left_ = header_.payload_bytes;
   buffers_->payload.clear();
-  checksum_.Reset();
+  if ((header_.flags & wire::kChecksummed) != 0) buffers_->checksum.Reset();
   state_ = State::kPayload;
   if (header_.request_id != request_id_) {
     // What is left of a request that the server refused half-way.
@@ -139,7 +139,7 @@ Status ReplyReader::ReadPart(bool* would_block) {
       if (!*would_block) continue;
     }
     if (*would_block) return Status::Ok();
-    if ((header_.flags & wire::kChecksummed) != 0) checksum_.Add(place.subspan(0, bytes));
+    if ((header_.flags & wire::kChecksummed) != 0) buffers_->checksum.Add(place.subspan(0, bytes));
     payload_left_ -= bytes;
     PS_RETURN_IF_ERROR(sink.Advance(bytes));
   }
@@ -147,7 +147,8 @@ Status ReplyReader::ReadPart(bool* would_block) {
 }
 
 Status ReplyReader::EndPart() {
-  if ((header_.flags & wire::kChecksummed) != 0 && checksum_.value() != header_.payload_checksum) {
+  if ((header_.flags & wire::kChecksummed) != 0 &&
+      buffers_->checksum.value() != header_.payload_checksum) {
     return DataCorruption("frame payload: checksum does not match");
   }
   return CountPart();

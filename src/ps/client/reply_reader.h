@@ -18,6 +18,7 @@ struct ReadBuffers {
   std::vector<std::byte> payload;
   std::vector<std::byte> raw;
   ReplySink sink;
+  wire::RunningChecksum checksum;
 };
 
 // Reads the reply to one request from one connection, as far as bytes have come. Fills the caller's
@@ -57,7 +58,6 @@ class ReplyReader {
   std::size_t staged_begin_ = 0;
   std::size_t staged_end_ = 0;
   std::size_t payload_left_ = 0;
-  wire::RunningChecksum checksum_;
   std::vector<bool> parts_seen_;
   std::size_t parts_left_ = 0;
   bool is_done_ = false;
