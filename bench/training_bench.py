@@ -130,13 +130,9 @@ def main() -> None:
     middle = {name: float(np.median(values)) for name, values in rates.items()}
     for name, values in rates.items():
         print(f"{name:8s} {middle[name]:10,.0f} samples/s  ({values[0]:,.0f} - {values[-1]:,.0f})")
-    print(
-        f"ours against the bare step   {middle['ours'] / middle['bare']:6.0%}  (floor 50 %, aim 75 %)"
-    )
-    print(
-        f"ours against keras model.fit {middle['ours'] / middle['keras']:6.1f}x (floor 3x, aim 6x)"
-    )
-    print(f"waiting for the server       {np.median(waits):6.1%}  (floor 20 %, aim 5 %)")
+    print(f"vs the bare step   {middle['ours'] / middle['bare']:6.0%}  (floor 50 %, aim 75 %)")
+    print(f"vs keras model.fit {middle['ours'] / middle['keras']:6.1f}x (floor 3x, aim 6x)")
+    print(f"waiting share     {np.median(waits):6.1%}  (floor 20 %, aim 5 %)")
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ class PSWorkerClient:
         A server applies each number of a stream once, whoever repeats it: a second client that
         opens the same stream and pushes from 0 again applies only what is missing. So number k
         must mean the same push each time. The number of a push that failed is used again for the
-        next one: repeat that push, or end the work. `end_streams` forgets a stream.
+        next one: repeat that push, or end the work.
 
         Outside of any `stream` a client has a random stream of its own.
         """
@@ -278,8 +278,8 @@ class PSWorkerClient:
             self._streams.open = outer
 
     def end_streams(self, names: Iterable[str]) -> None:
-        """Lets the servers forget what they know of these streams. Numbers of an ended stream could
-        be applied again: for streams that nobody repeats any more."""
+        """Says that the work of these streams is complete: servers give back most of what they
+        remember of them, and refuse whatever still comes (an attempt that lost a race)."""
         if isinstance(names, str):
             raise InvalidArgumentError(f"names is a list of names, not {names!r}")
         streams = [str(_stream_id(name)) for name in names]

@@ -274,8 +274,9 @@ def test_a_repeated_stream_applies_only_what_is_missing(main, config, worker, id
     worker.push_gradients(None, (ids, np.ones((5, DIM))))  # outside: always new
     assert worker.pull_embeddings(ids) == pytest.approx(before - 5, abs=1e-5)
     worker.end_streams(["day-1/unit-7", "another"])
-    push(worker, 1)
-    assert worker.pull_embeddings(ids) == pytest.approx(before - 6, abs=1e-5)
+    with pytest.raises(errors.InvalidArgumentError, match="had ended"):
+        push(worker, 1)
+    assert worker.pull_embeddings(ids) == pytest.approx(before - 5, abs=1e-5)
 
 
 def test_a_push_refused_here_takes_no_number(worker, ids):

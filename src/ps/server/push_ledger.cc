@@ -27,6 +27,10 @@ Result<PushLedger::Outcome> PushLedger::Begin(std::uint64_t id, std::uint64_t se
     entry.waiters.push_back(std::move(waiter));
     return Outcome{Decision::kWait, ""};
   }
+  if (stream->ended) {
+    return InvalidArgument(Name(id, sequence) + " came after the stream had ended: nothing is " +
+                           "applied; give new work a stream of another name");
+  }
   bool below_window = sequence < stream->highest && stream->highest - sequence >= window_;
   bool done = below_window || (sequence <= stream->highest && stream->done[sequence % window_]);
   if (done) {
@@ -71,6 +75,12 @@ void PushLedger::Touch(Stream& stream) {
   recency_.splice(recency_.end(), recency_, stream.recency);
 }
 
+// Gives back what an ended stream needs no more.
+void PushLedger::Release(Stream& stream) {
+  stream.done = {};
+  stream.answers = {};
+}
+
 void PushLedger::Erase(Streams::iterator at) {
   recency_.erase(at->second.recency);
   streams_.erase(at);
@@ -102,14 +112,13 @@ std::vector<PushLedger::Waiter> PushLedger::Finish(std::uint64_t id, std::uint64
   if (entry == stream.in_progress.end()) return {};
   std::vector<Waiter> waiters = std::move(entry->waiters);
   stream.in_progress.erase(entry);
-  if (done) {
+  if (done && !stream.ended) {
     stream.done[sequence % window_] = true;
     if (!answer.empty()) {
       if (stream.answers.size() == kAnswersKeptMax) stream.answers.erase(stream.answers.begin());
       stream.answers.emplace_back(sequence, answer);
     }
   }
-  if (stream.ended && stream.in_progress.empty()) Erase(at);
   return waiters;
 }
 
@@ -124,10 +133,11 @@ void PushLedger::Abort(std::uint64_t id, std::uint64_t sequence, const Status& w
 void PushLedger::End(std::span<const std::uint64_t> streams) {
   std::lock_guard lock(mutex_);
   for (std::uint64_t id : streams) {
-    auto at = streams_.find(id);
-    if (at == streams_.end()) continue;
-    at->second.ended = true;
-    if (at->second.in_progress.empty()) Erase(at);
+    Result<Stream*> stream = FindOrAdd(id, 0);
+    if (!stream.ok()) continue;  // full of streams in use: this one was not among them
+    Touch(**stream);
+    (*stream)->ended = true;
+    Release(**stream);
   }
 }
 

@@ -29,9 +29,13 @@ namespace ps::server {
 // When `streams_max` streams are known, a new one takes the place of the least recently used stream
 // that has nothing in progress and has been idle for kStreamIdleMin (longer than any call retries);
 // when there is none the request is refused. A stream given up is forgotten: its numbers could
-// apply again. End() frees streams that no one retries any more.
+// apply again.
 //
-// Thread-safe; one mutex per request, not per key. About 300 bytes a stream.
+// A stream that has ended refuses further numbers, so that an attempt that lost a race (a
+// speculative task that is not killed yet) changes nothing. It keeps its name and gives back its
+// bitmap; its place goes to a new stream like that of any idle one.
+//
+// Thread-safe; one mutex per request, not per key. About 300 bytes a stream, half when ended.
 class PushLedger {
  public:
   // How it ended: the request's own status, and for control requests the answer's text.
@@ -54,7 +58,7 @@ class PushLedger {
     Decision decision = Decision::kRun;
     std::string answer;  // kDone: of a control request
   };
-  // InvalidArgument for stream 0; ResourceExhausted when the sequence would push one that is still
+  // InvalidArgument for stream 0 and for a stream that has ended; ResourceExhausted when the sequence would push one that is still
   // in progress out of the window, or when there is no place for a new stream.
   Result<Outcome> Begin(std::uint64_t stream, std::uint64_t sequence, Waiter waiter);
 
@@ -63,7 +67,7 @@ class PushLedger {
   void Commit(std::uint64_t stream, std::uint64_t sequence, const std::string& answer = "");
   void Abort(std::uint64_t stream, std::uint64_t sequence, const Status& why);
 
-  // Forgets streams. One with something in progress goes when that has ended.
+  // Ends streams, also ones never seen here. What is in progress ends as usual.
   void End(std::span<const std::uint64_t> streams);
 
   std::size_t stream_count() const;
@@ -87,6 +91,7 @@ class PushLedger {
   Result<Stream*> FindOrAdd(std::uint64_t id, std::uint64_t sequence);
   bool MakeRoom();
   void Touch(Stream& stream);
+  static void Release(Stream& stream);
   void Erase(Streams::iterator at);
   Status Slide(Stream& stream, std::uint64_t id, std::uint64_t sequence);
   std::vector<Waiter> Finish(std::uint64_t id, std::uint64_t sequence, bool done,

@@ -132,14 +132,21 @@ TEST_F(PushLedgerTest, AStreamWithSomethingInProgressKeepsItsPlace) {
   EXPECT_FALSE(RunOnce(1, 0));
 }
 
-TEST_F(PushLedgerTest, EndForgetsAfterWhatIsInProgress) {
+TEST_F(PushLedgerTest, AnEndedStreamTakesNoFurtherNumber) {
+  EXPECT_TRUE(RunOnce(2, 0));
+  ledger_.End(std::vector<std::uint64_t>{2, 77});
+  EXPECT_EQ(ledger_.Begin(2, 0, Ignore).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ledger_.Begin(2, 1, Ignore).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ledger_.Begin(77, 5, Ignore).status().code(), StatusCode::kInvalidArgument)
+      << "a stream that was never seen here";
+}
+
+TEST_F(PushLedgerTest, WhatIsInProgressWhenAStreamEndsIsFinished) {
   EXPECT_EQ(Begin(1, 0), Decision::kRun);
-  EXPECT_TRUE(RunOnce(2, 0));
-  ledger_.End(std::vector<std::uint64_t>{1, 2, 77});
-  EXPECT_EQ(ledger_.stream_count(), 1u);
+  ledger_.End(std::vector<std::uint64_t>{1});
+  EXPECT_EQ(Begin(1, 0), Decision::kWait);
   ledger_.Commit(1, 0);
-  EXPECT_EQ(ledger_.stream_count(), 0u);
-  EXPECT_TRUE(RunOnce(2, 0));
+  EXPECT_EQ(ledger_.Begin(1, 0, Ignore).status().code(), StatusCode::kInvalidArgument);
 }
 
 // Against a plain set: sequences drawn around a moving point, never further apart than the window.

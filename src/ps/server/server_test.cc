@@ -608,7 +608,8 @@ TEST(Server, ANumberedControlRequestTakesEffectOnceAndAnswersAlike) {
   EXPECT_EQ(Value(cluster->Connect()->ControlOnce(5, 0, prune)), "{\"pruned\":10}");
   EXPECT_EQ(Stats(*client)["embeddings"], 10);
   EXPECT_TRUE(client->Control("{\"op\":\"end_streams\",\"streams\":[\"5\"]}").ok());
-  EXPECT_EQ(Value(client->ControlOnce(5, 0, prune)), "{\"pruned\":10}");
+  EXPECT_EQ(client->ControlOnce(5, 0, prune).status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Value(client->ControlOnce(6, 0, prune)), "{\"pruned\":10}");
   EXPECT_EQ(Stats(*client)["embeddings"], 0);
 }
 
