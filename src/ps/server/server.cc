@@ -31,9 +31,9 @@ constexpr Duration kDrainPoll = std::chrono::milliseconds(2);
 // How long the end waits for shard threads to take notice (they may be amid a step).
 constexpr Duration kBarrierTimeout = std::chrono::seconds(5);
 
-// What the allocator keeps for the next payloads instead of giving it back to the system at once, per
-// arena. Fresh memory costs a page fault each 4 KiB: without this, two thirds of a server's time for
-// replies of 13 MB (0.25 instead of 0.07 CPU seconds per million rows of 64 floats).
+// What the allocator keeps for the next payloads instead of giving it back to the system at once,
+// per arena. Fresh memory costs a page fault each 4 KiB: without this, two thirds of a server's
+// time for replies of 13 MB (0.25 instead of 0.07 CPU seconds per million rows of 64 floats).
 constexpr int kTrimBytes = 256 << 20;
 constexpr int kMmapBytes = 32 << 20;  // glibc's own largest value
 
