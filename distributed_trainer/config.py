@@ -346,18 +346,27 @@ class TrainerConfig(ConfigBase):
         return merged
 
     def get_table_configs(self) -> dict[str, TableConfig]:
-        """Definitions of the trainer's tables, in sorted order; optimizer parameters complete."""
+        """Definitions of the trainer's tables, in sorted order; optimizer parameters complete.
+
+        The initializer of a table that `ps_config.tables` names is the one given there.
+        """
         params = self.get_embedding_optimizer_config()
-        return {
-            table: TableConfig(
-                dim=dim, optimizer=self.embedding_optimizer, optimizer_params=dict(params)
+        tables = {}
+        for name, dim in self.feature_config.get_tables().items():
+            given = self.ps_config.tables.get(name, TableConfig(dim))
+            tables[name] = replace(
+                given, dim=dim, optimizer=self.embedding_optimizer, optimizer_params=dict(params)
             )
-            for table, dim in self.feature_config.get_tables().items()
-        }
+        return tables
 
     def get_server_config(self) -> PSConfig:
-        """`ps_config` with the trainer's optimizer for the dense weights."""
+        """`ps_config` with the trainer's tables, and its optimizer for the dense weights."""
         ps_config = self.ps_config
         configs = {name: dict(params) for name, params in ps_config.optimizer_configs.items()}
         configs[self.model_optimizer] = self.get_model_optimizer_config()
-        return replace(ps_config, weight_optimizer=self.model_optimizer, optimizer_configs=configs)
+        return replace(
+            ps_config,
+            weight_optimizer=self.model_optimizer,
+            optimizer_configs=configs,
+            tables={**ps_config.tables, **self.get_table_configs()},
+        )

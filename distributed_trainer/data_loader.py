@@ -298,8 +298,8 @@ def _s3_options(s3_config: PSConfig | Mapping[str, Any] | None) -> dict[str, Any
 def units_of_work(partitions: Sequence[PartitionInfo], batch_size: int) -> list[UnitOfWork]:
     """Divides a day's files: small files are joined, large ones are cut by row groups.
 
-    Depends on the files and the batch size alone, not on the number of workers. A unit has at
-    least UNIT_BATCHES_MIN batches where the day has as many.
+    Depends on the files and the batch size alone, not on the number of workers. Units and their
+    rows stand in the files' order, files sorted by path.
     """
     units: list[UnitOfWork] = []
     rows_min = UNIT_BATCHES_MIN * batch_size
@@ -309,6 +309,9 @@ def units_of_work(partitions: Sequence[PartitionInfo], batch_size: int) -> list[
             continue
         pieces = _pieces(partition, batch_size)
         if len(pieces) > 1:
+            if joined:  # units stay in the files' order
+                units.append(_unit(joined))
+                joined = []
             units.extend(_unit([piece]) for piece in pieces)
             continue
         joined.extend(pieces)

@@ -59,13 +59,13 @@ class DayTrainingResult:
 
 
 def summarize(
-    days: Sequence[DayTrainingResult], totals: TaskReport, seconds: float
+    dates: Sequence[str], days: Sequence[DayTrainingResult], totals: TaskReport, seconds: float
 ) -> dict[str, Any]:
     """The summary of a range; `totals` are the merged sums of the days that were trained."""
     return {
-        "start_date": days[0].date,
-        "end_date": days[-1].date,
-        "num_days": len(days),
+        "start_date": dates[0],
+        "end_date": dates[-1],
+        "num_days": len(dates),
         "num_days_trained": sum(day.status == TRAINED for day in days),
         "total_samples": totals.samples,
         "total_batches": totals.batches,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from distributed_trainer.data_loader import (
     S3ParquetDataLoader,
     UnitOfWork,
     distribute_units,
+    filesystem_for,
     format_date_path,
     parse_date_range,
     units_of_work,
@@ -33,7 +35,13 @@ from distributed_trainer.results import DayTrainingResult as DayTrainingResult
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.worker import WorkerTrainingResult, define_on_servers
 from pyspark_ps import PSMainClient
-from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError, NotFoundError
+from pyspark_ps.errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    PSError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +89,7 @@ class DistributedTrainer:
         self._pool: WorkerPool | None = None
         self._started = False
         self._closed = False
-        self._passes = 0
+        self._passes: dict[str, int] = {}
         self._steps = 0
         self._history: list[DayTrainingResult] = []
 
@@ -114,6 +122,13 @@ class DistributedTrainer:
         """
         from distributed_trainer.tf_model_wrapper import TFModelWrapper
 
+        try:
+            cloudpickle.dumps(builder)
+        except Exception as error:
+            raise InvalidArgumentError(
+                f"set_model_builder: {builder!r} cannot be sent to the workers ({error}); it must "
+                "not capture models, sessions, locks or open files"
+            ) from error
         self._take_model(TFModelWrapper(model_builder=builder), builder)
 
     def _take_model(self, wrapper: Any, builder: Callable[[], Any]) -> None:
@@ -153,6 +168,7 @@ class DistributedTrainer:
         if self._builder is None:
             raise InvalidArgumentError("no model: call set_model or set_model_builder first")
         if self._pool is None:
+            logger.info("s3_checkpoint_path is empty: this training writes no checkpoints")
             self._check_slots()
             servers = self._ps.start_servers()
             define_on_servers(self._ps.worker_client(), self.config, self._wrapper)
@@ -212,9 +228,13 @@ class DistributedTrainer:
             logger.exception("the last weights could not be fetched from the servers")
         finally:
             self._closed = True
-            if self._pool is not None:
-                self._pool.close()
-            self._ps.shutdown_servers()
+            try:
+                if self._pool is not None:
+                    self._pool.close()
+            except Exception:
+                logger.exception("the workers could not be ended in order")
+            finally:
+                self._ps.shutdown_servers()
 
     # ---- training
     def train_date_range(
@@ -250,7 +270,6 @@ class DistributedTrainer:
         with RangeProgress(len(dates), self.config) as progress:
             notify.train_begin()
             for index, date in enumerate(dates):
-                notify.day_begin(index)
                 day, report = self._train_day(date, validate=validate_before_training)
                 days.append(day)
                 totals.merge(report)
@@ -258,7 +277,7 @@ class DistributedTrainer:
                 if notify.day_end(index, day):
                     break
             notify.train_end()
-        return summarize(days, totals, time.perf_counter() - started)
+        return summarize(dates, days, totals, time.perf_counter() - started)
 
     def train_single_day(self, date: str | datetime.date) -> DayTrainingResult:
         """Trains on one day, decay included as configured."""
@@ -272,8 +291,15 @@ class DistributedTrainer:
         self._check_open()
         if not self.config.s3_data_path_template:
             raise self.config.problem("s3_data_path_template", "a path that contains {date}")
+        self._loader.check_template(self.config.s3_data_path_template)
 
     def _train_day(self, date: str, *, validate: bool) -> tuple[DayTrainingResult, TaskReport]:
+        try:
+            return self._do_day(date, validate=validate)
+        except PSError as error:
+            raise TrainingError(f"{date} failed: {error}") from (error.__cause__ or error)
+
+    def _do_day(self, date: str, *, validate: bool) -> tuple[DayTrainingResult, TaskReport]:
         started = time.perf_counter()
         units = self._units_of(self._path_of(date))
         if not units:
@@ -282,12 +308,9 @@ class DistributedTrainer:
             self._history.append(day)
             return day, TaskReport()
         validation = None
-        try:
-            if validate:
-                validation = _evaluation(self._run_pass(date, units, EVALUATE)[0])
-            report, outcomes = self._run_pass(date, units, TRAIN)
-        except TrainingError as error:
-            raise TrainingError(f"{date} failed: {error}") from error
+        if validate:
+            validation = _evaluation(self._run_pass(date, units, EVALUATE)[0])
+        report, outcomes = self._run_pass(date, units, TRAIN)
         self._keep_moving(report)
         table_rows = self._decay()
         day = DayTrainingResult(
@@ -323,9 +346,11 @@ class DistributedTrainer:
     ) -> tuple[TaskReport, list[TaskOutcome]]:
         """One pass over a day by all workers; the merged report and each worker's."""
         pool = self._start()
-        day = DayPass(self._run, self._run_seed, self._passes, date)
-        self._passes += 1
-        first_steps = self._number_steps(units) if mode == TRAIN else {}
+        day = DayPass(self._run, self._run_seed, self._passes.get(date, 0), date)
+        first_steps: dict[str, int] = {}
+        if mode == TRAIN:  # looking at the model changes nothing of how it is trained
+            self._passes[date] = day.pass_index + 1
+            first_steps = self._number_steps(units)
         tasks = [
             WorkerTask(
                 worker_id,
@@ -401,16 +426,33 @@ class DistributedTrainer:
         report, _ = self._run_pass(label, units, PREDICT)
         parts = [report.predictions[unit.id] for unit in units]
         if output_path is not None:
-            _write_predictions(output_path, units, parts)
+            self._write_predictions(output_path, parts)
         values = np.concatenate(parts)
         return {"prediction": values[:, 0] if values.shape[1] == 1 else values}
+
+    def _write_predictions(self, path: str, parts: Sequence[NDArray[np.float32]]) -> None:
+        """`part-<unit>.parquet` with a column `prediction` (a float, or a list of them)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        filesystem, inside = filesystem_for(path, self.config.ps_config)
+        if self._loader.discover_partitions(path):
+            raise InvalidArgumentError(
+                f"predict: output_path {path!r} holds Parquet files already; give an empty folder"
+            )
+        filesystem.create_dir(inside, recursive=True)
+        for index, values in enumerate(parts):
+            column = pa.array(values[:, 0]) if values.shape[1] == 1 else pa.array(list(values))
+            name = f"{inside}/part-{index:05d}.parquet"
+            pq.write_table(pa.table({"prediction": column}), name, filesystem=filesystem)
 
     def _units_to_look_at(self, date_or_path: str | datetime.date) -> tuple[str, list[UnitOfWork]]:
         self._check_open()
         path = str(date_or_path)
         if isinstance(date_or_path, datetime.date) or _is_date(path):
             self._check_template()
-            path = self._path_of(path)
+            (day,) = parse_date_range(date_or_path, date_or_path)
+            path = self._path_of(day)
         units = self._units_of(path)
         if not units:
             raise NotFoundError(f"no Parquet file with rows at {path}")
@@ -454,14 +496,11 @@ class _Callbacks:
             self._list.model.stop_training = False
             self._list.on_train_begin()
 
-    def day_begin(self, index: int) -> None:
-        if self._list is not None:
-            self._list.on_epoch_begin(index)
-
     def day_end(self, index: int, day: DayTrainingResult) -> bool:
         """Whether a callback asked to stop."""
         if self._list is None or day.status != TRAINED:
             return False
+        self._list.on_epoch_begin(index)
         self._trainer.get_model()
         logs = {"loss": day.avg_loss, **day.metrics}
         for name, value in (day.validation or {}).items():
@@ -489,20 +528,3 @@ def _is_date(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _write_predictions(
-    path: str, units: Sequence[UnitOfWork], parts: Sequence[NDArray[np.float32]]
-) -> None:
-    """One Parquet file per unit: `prediction` (a float, or a list of them), in the files' order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from distributed_trainer.data_loader import filesystem_for
-
-    filesystem, inside = filesystem_for(path)
-    filesystem.create_dir(inside, recursive=True)
-    for index, (_, values) in enumerate(zip(units, parts, strict=True)):
-        column = pa.array(values[:, 0]) if values.shape[1] == 1 else pa.array(list(values))
-        table = pa.table({"prediction": column})
-        pq.write_table(table, f"{inside}/part-{index:05d}.parquet", filesystem=filesystem)

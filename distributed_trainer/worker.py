@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from distributed_trainer.batch_iterator import read_ahead, unit_batches
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import S3ParquetDataLoader, units_of_work
+from distributed_trainer.data_loader import PartitionInfo, S3ParquetDataLoader, units_of_work
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.thread_config import configure_threads
 from pyspark_ps.client.worker_client import PSWorkerClient
-from pyspark_ps.errors import ClosedError, InvalidArgumentError
+from pyspark_ps.errors import ClosedError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from distributed_trainer.step import StepResult
@@ -131,11 +131,7 @@ class WorkerTrainer:
             InvalidArgumentError: a column or value that the configuration does not allow, by file.
             PSConnectionError, PSTimeoutError: the servers cannot be reached.
         """
-        loader = S3ParquetDataLoader(self.config.ps_config)
-        files = [info for path in paths for info in loader.discover_partitions(path)]
-        missing = [path for path in paths if not any(f.path.startswith(path) for f in files)]
-        if missing:
-            raise InvalidArgumentError(f"train_partitions: no Parquet file at {missing}")
+        files = self._files_of(paths)
         seed = self.config.shuffle_seed
         day = DayPass(
             run=os.urandom(8).hex(),
@@ -147,8 +143,25 @@ class WorkerTrainer:
         units = units_of_work(files, self.config.batch_size)
         start = time.perf_counter()
         report = self.run(WorkerTask(self.worker_id, day, tuple(units)))
-        self._connected().end_streams([day.stream(unit) for unit in units])
+        client = self._connected()
+        client.end_streams([day.stream(unit) for unit in units])
+        moving = report.moving_average()
+        if moving:
+            client.assign_weights(moving)
         return WorkerTrainingResult.of(self.worker_id, report, time.perf_counter() - start)
+
+    def _files_of(self, paths: Sequence[str]) -> list[PartitionInfo]:
+        """The Parquet files at the paths, each once."""
+        if isinstance(paths, str):
+            raise InvalidArgumentError(f"train_partitions takes a list of paths, not {paths!r}")
+        loader = S3ParquetDataLoader(self.config.ps_config)
+        files: dict[str, PartitionInfo] = {}
+        for path in paths:
+            found = loader.discover_partitions(str(path))
+            if not found:
+                raise NotFoundError(f"train_partitions: no Parquet file at {path!r}")
+            files.update((info.path, info) for info in found)
+        return list(files.values())
 
     def run(self, task: WorkerTask) -> TaskReport:
         """Does the worker's share of a pass over a day: trains, evaluates or predicts."""
@@ -170,9 +183,7 @@ class WorkerTrainer:
         if self._closed:
             raise ClosedError(f"worker {self.worker_id} is closed; make a new WorkerTrainer")
         if self._client is None:
-            self._client = PSWorkerClient(
-                self._server_info, self.config.ps_config, client_id=f"worker-{self.worker_id}"
-            )
+            self._client = PSWorkerClient(self._server_info, self.config.ps_config)
         return self._client
 
     def _prepare_model(self, client: PSWorkerClient) -> None:

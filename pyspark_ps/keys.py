@@ -87,17 +87,11 @@ def _of_numpy(ids: NDArray[Any]) -> Keys:
         return _core.hash_objects(ids)
     if kind in "UT":
         return _core.hash_objects(ids.tolist())
-    if kind == "S":
-        return _of_fixed_bytes(ids)
+    if kind == "S":  # as NumPy's own elements: only the padding's NULs at the end go
+        return _core.hash_objects(ids.tolist())
     if ids.size == 0 and kind == "f":
         return _empty()  # np.array([]) is float64
     raise _refuse(ids, str(ids.dtype))
-
-
-def _of_fixed_bytes(ids: NDArray[Any]) -> Keys:
-    import pyarrow as pa
-
-    return _of_arrow(pa.array(ids, pa.large_binary()))
 
 
 def _of_pandas(ids: Any) -> Keys:

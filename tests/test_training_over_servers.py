@@ -29,7 +29,14 @@ from distributed_trainer.step import TrainingStep
 from distributed_trainer.tests import test_step as plain
 from distributed_trainer.tf_model_wrapper import TFModelWrapper
 from distributed_trainer.worker import define_on_servers
-from pyspark_ps import ClosedError, ConfigurationError, InvalidArgumentError, PSConfig, PSMainClient
+from pyspark_ps import (
+    ClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    PSConfig,
+    PSMainClient,
+    StorageError,
+)
 
 STEPS = 200
 
@@ -282,3 +289,52 @@ def test_wrong_model_and_unbuilt_parts_are_refused_before_anything_starts(tmp_pa
         with pytest.raises(ValueError, match="2024"):
             trainer.train_date_range("2024-03-02", "2024-03-01")
         assert trainer.get_server_info() == []
+
+
+def test_a_worker_that_was_killed_fails_its_day_and_the_next_day_runs(tmp_path: Path) -> None:
+    for day in (1, 2):
+        _write_day(tmp_path, f"2024-03-0{day}", rows=1800, seed=day)
+    config = _config(tmp_path, num_workers=2, batch_size=30)
+    with DistributedTrainer(None, config) as trainer:
+        trainer.set_model_builder(_build)
+        trainer.train_single_day("2024-03-01")
+        trainer._pool._workers[1]._process.kill()  # type: ignore[union-attr]
+        with pytest.raises(TrainingError, match="2024-03-02 failed: worker 1"):
+            trainer.train_single_day("2024-03-02")
+        assert trainer.train_single_day("2024-03-02").total_samples == 1800
+
+
+def test_looking_at_the_model_changes_nothing_of_its_training(tmp_path: Path) -> None:
+    _write_day(tmp_path, "2024-03-01")
+
+    def loss(validate: bool) -> float:
+        with DistributedTrainer(None, _config(tmp_path)) as trainer:
+            trainer.set_model_builder(_build)
+            if validate:
+                trainer.evaluate("2024-03-01")
+            summary = trainer.train_date_range(
+                "2024-03-01", "2024-03-01", validate_before_training=validate
+            )
+            return float(summary["avg_loss"])
+
+    assert loss(validate=True) == loss(validate=False)
+
+
+def test_predictions_stand_in_the_order_of_files_and_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "dt=2024-03-01"
+    _write_day(tmp_path, "2024-03-01", rows=300)
+    large = pq.read_table(folder / "part-1.parquet")
+    pq.write_table(pa.concat_tables([large] * 80), folder / "part-1.parquet", row_group_size=1000)
+    with DistributedTrainer(None, _config(tmp_path, batch_size=20)) as trainer:
+        trainer.set_model_builder(_build)
+        trainer.train_single_day("2024-03-01")
+        whole = trainer.predict("2024-03-01")["prediction"]
+        parts = [trainer.predict(str(folder / f"part-{i}.parquet"))["prediction"] for i in range(3)]
+    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
+
+
+def test_a_template_whose_folder_is_missing_is_an_error(tmp_path: Path) -> None:
+    with DistributedTrainer(None, _config(tmp_path / "nowhere")) as trainer:
+        trainer.set_model_builder(_build)
+        with pytest.raises(StorageError, match="nowhere"):
+            trainer.train_single_day("2024-03-01")

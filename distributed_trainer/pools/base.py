@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cloudpickle
@@ -19,11 +19,19 @@ from pyspark_ps.errors import (
     DataCorruptionError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
 )
 
 # Trying again cannot help with these: they are reported at once instead of being raised in the
 # task, which Spark would run again (spark.task.maxFailures) before it gives up.
-FINAL_ERRORS = (ConfigurationError, InvalidArgumentError, NotFoundError, DataCorruptionError)
+FINAL_ERRORS = (
+    ConfigurationError,
+    InvalidArgumentError,
+    NotFoundError,
+    DataCorruptionError,
+    ResourceExhaustedError,
+    TrainingError,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class PickledSpec:
     """A WorkerSpec on its way; unpickled once in each process that works for the run."""
 
     run: str
-    spec: bytes
+    spec: bytes = field(repr=False)  # holds the job's secret
 
 
 @dataclass
@@ -62,9 +70,16 @@ class TaskOutcome:
 
     worker_id: int
     report: TaskReport | None = None
+    error: Exception | None = None
     failure: str = ""  # type and message of the error, then its traceback
     seconds: float = 0.0
     where: str = ""
+
+    @classmethod
+    def failed(cls, task: WorkerTask, error: Exception, where: str) -> TaskOutcome:
+        """The outcome of a task whose error is being handled."""
+        failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        return cls(task.worker_id, error=error, failure=failure, where=where)
 
     def result(self) -> TaskReport:
         """The report.
@@ -73,7 +88,9 @@ class TaskOutcome:
             TrainingError: the task failed; the cause comes first.
         """
         if self.report is None:
-            raise TrainingError(f"{self.failure}\n(worker {self.worker_id} on {self.where})")
+            raise TrainingError(
+                f"{self.failure}\n(worker {self.worker_id} on {self.where})"
+            ) from self.error
         return self.report
 
 
@@ -118,8 +135,7 @@ def run_in_this_process(pickled: PickledSpec, task: WorkerTask) -> TaskOutcome:
         report = _kept[1].run(task)
         return TaskOutcome(task.worker_id, report, where=where, seconds=report.seconds["total"])
     except FINAL_ERRORS as error:
-        failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-        return TaskOutcome(task.worker_id, failure=failure, where=where)
+        return TaskOutcome.failed(task, error, where)
     except BaseException:
         if _kept is not None:
             _kept[1].close()

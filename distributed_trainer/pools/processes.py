@@ -7,9 +7,9 @@ import os
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from typing import cast
 
 from distributed_trainer.errors import TrainingError
 from distributed_trainer.pools.base import (
@@ -35,13 +35,35 @@ class ProcessPool:
         self._workers: dict[int, _Child] = {}
 
     def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
-        """See `WorkerPool.run`."""
+        """See `WorkerPool.run`. After any error the next call starts with new processes, so that no
+        answer of this call is taken for one of the next."""
+        try:
+            return self._run(tasks)
+        except BaseException:
+            self._drop()
+            raise
+
+    def _run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
         for task in tasks:
             if task.worker_id not in self._workers:
                 self._workers[task.worker_id] = _Child(task.worker_id, self._spec)
+        waiting = {}
         for task in tasks:
-            self._workers[task.worker_id].send(task)
-        return [self._workers[task.worker_id].receive() for task in tasks]
+            child = self._workers[task.worker_id]
+            child.send(task)
+            waiting[child.pipe] = child
+        outcomes: dict[int, TaskOutcome] = {}
+        while waiting:
+            for pipe in wait(list(waiting)):
+                outcome = waiting.pop(cast(Connection, pipe)).receive()
+                outcomes[outcome.worker_id] = outcome
+        return [outcomes[task.worker_id] for task in tasks]
+
+    def _drop(self) -> None:
+        """Ends the processes in the middle of their work: nobody will ask for its result."""
+        for worker in self._workers.values():
+            worker.kill()
+        self._workers.clear()
 
     def close(self) -> None:
         """See `WorkerPool.close`."""
@@ -64,18 +86,18 @@ class _Child:
                     "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
                 },
             )
-        self._pipe = Connection(ours.detach())
-        self._pipe.send(spec)
+        self.pipe = Connection(ours.detach())
+        self.pipe.send(spec)
 
     def send(self, task: WorkerTask) -> None:
         try:
-            self._pipe.send(task)
+            self.pipe.send(task)
         except OSError as error:
             raise self._died() from error
 
     def receive(self) -> TaskOutcome:
         try:
-            outcome: TaskOutcome = self._pipe.recv()
+            outcome: TaskOutcome = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
         return outcome
@@ -88,8 +110,13 @@ class _Child:
             f"code {self._process.poll()}; its last words are in the driver's error output"
         )
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.pipe.close()
+
     def close(self) -> None:
-        self._pipe.close()  # the child sees the end and goes
+        self.pipe.close()  # the child sees the end and goes
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -103,13 +130,12 @@ def _serve(pipe: Connection) -> None:
     while True:
         try:
             task: WorkerTask = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the driver has closed its end, or is gone
             return
         try:
             outcome = run_in_this_process(spec, task)
         except Exception as error:
-            failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-            outcome = TaskOutcome(task.worker_id, failure=failure, where=f"process {os.getpid()}")
+            outcome = TaskOutcome.failed(task, error, f"process {os.getpid()}")
         pipe.send(outcome)
 
 

@@ -57,7 +57,11 @@ def first_cause(error: Exception) -> str:
     # A Python task's error ends its traceback: "package.module.Error: message" at a line's start.
     causes = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.*)$", text, re.M)
     python = [f"{name}: {message}" for name, message in causes if name != "Py4JJavaError"]
-    head = python[0] if python else text.splitlines()[0] if text else type(error).__name__
+    # Where no Python error is told (an executor was killed), Spark's own reason says more than its
+    # first line.
+    reasons = re.findall(r"[Mm]ost recent failure: (.*)", text)
+    first = next(iter(text.splitlines()), type(error).__name__)
+    head = next(iter([*python, *reasons]), first)
     return f"{head}\n{text}"
 
 
@@ -65,8 +69,6 @@ def count_slots(spark_context: SparkContext) -> int | None:
     """Task slots once the executors have registered; None = they come and go with demand."""
     from pyspark_ps.placement import executors
 
-    if executors.is_local(spark_context):
-        return int(spark_context.defaultParallelism)
     if executors.allocates_dynamically(spark_context):
         return None
     return sum(executor.slots for executor in executors.wait_for_executors(spark_context))
