@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -14,13 +15,17 @@
 
 namespace ps::client {
 
-// What one call uses: a link to each server and one to the coordinator, made when first needed, and
-// memory kept from call to call. Used by one call at a time.
+// What one call uses: a link to each server and one to the coordinator, made when first needed, a
+// stream of numbered requests, and memory kept from call to call. Used by one call at a time.
 struct Channel {
   explicit Channel(std::size_t server_count) : servers(server_count) {}
 
   std::vector<Link> servers;
   Link coordinator;
+  // One number is in flight at a time, so that none falls out of the servers' window of numbers
+  // (and is taken for done) while others pass it by. A failed call's number is not used again.
+  std::uint64_t stream = 0;  // 0: none yet
+  std::uint64_t next_sequence = 0;
   KeyTable key_table;
   std::vector<std::unique_ptr<KeyBatch>> batches;
   std::thread::id last_user;

@@ -25,7 +25,7 @@ namespace {
 using Definition = sharding::ClusterDefinition;
 using DefinitionPtr = std::shared_ptr<const Definition>;
 
-// Ending the client's own stream on Close is a courtesy to the servers' memory.
+// Ending the client's own streams on Close is a courtesy to the servers' memory.
 constexpr std::chrono::seconds kGoodbyeMax{2};
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
@@ -84,6 +84,11 @@ Status CheckSums(const KeyBatch& batch, const RowsPush& push, std::uint32_t dim,
 }  // namespace
 
 struct Client::Impl {
+  struct SequenceNumber {
+    std::uint64_t stream = 0;
+    std::uint64_t sequence = 0;
+  };
+
   // What belongs to one process; a forked child makes its own.
   struct Process {
     explicit Process(const ClientOptions& options)
@@ -93,9 +98,7 @@ struct Client::Impl {
     ChannelPool pool;
     TensorCache tensors;
     std::mutex mutex;
-    DefinitionPtr definition;
-    std::uint64_t stream = 0;
-    std::atomic<std::uint64_t> next_sequence{0};
+    DefinitionPtr definition;  // null in a forked child that could not take it over
   };
 
   // One call: its channel, its deadline, the tasks made of its requests.
@@ -137,12 +140,12 @@ struct Client::Impl {
                      std::vector<RequestBuilder>& builders);
   Status CheckPush(const Definition& definition, std::span<const RowsPush> rows,
                    std::span<const TensorPush> tensors, const PushOptions& push);
-  std::pair<std::uint64_t, std::uint64_t> Number(Call& call, const PushOptions& push);
-  void EndOwnStream(std::span<const std::unique_ptr<Channel>> channels);
+  Result<SequenceNumber> Number(Call& call, const PushOptions& push);
+  void EndOwnStreams(std::span<const std::unique_ptr<Channel>> channels);
 };
 
-// The state of this process. The first call in a forked child makes it, with connections and a
-// stream of its own; locks that another thread of the parent held are left behind with the rest.
+// The state of this process. The first call in a forked child makes it, with connections and
+// streams of its own; locks that another thread of the parent held are left behind with the rest.
 Client::Impl::Process* Client::Impl::Current() {
   Process* current = process.load(std::memory_order_acquire);
   const pid_t pid = ::getpid();
@@ -154,7 +157,6 @@ Client::Impl::Process* Client::Impl::Current() {
   current->pool.AbandonAfterFork();
   auto* fresh = new Process(options);
   if (current->mutex.try_lock()) fresh->definition = current->definition;
-  if (auto stream = RandomStream(); stream.ok()) fresh->stream = *stream;
   process.store(fresh, std::memory_order_release);
   return fresh;
 }
@@ -163,7 +165,6 @@ Result<Client::Impl::Call> Client::Impl::Begin() {
   if (is_closed) return Status(StatusCode::kClosed, "the client is closed");
   SteadyTime deadline = DeadlineAfter(options.timeout_seconds);
   Process* current = Current();
-  if (current->stream == 0) return Internal("the system gives no random bytes");
   PS_ASSIGN_OR_RETURN(ChannelPool::Lease channel, current->pool.Acquire(deadline));
   return Call{current, std::move(channel), deadline};
 }
@@ -407,9 +408,13 @@ void Client::Impl::AddTensorPush(const Definition& definition, const TensorPush&
   }
 }
 
-std::pair<std::uint64_t, std::uint64_t> Client::Impl::Number(Call& call, const PushOptions& push) {
-  if (push.stream != 0) return {push.stream, push.sequence};
-  return {call.process->stream, call.process->next_sequence.fetch_add(1)};
+Result<Client::Impl::SequenceNumber> Client::Impl::Number(Call& call, const PushOptions& push) {
+  if (push.stream != 0) return SequenceNumber{push.stream, push.sequence};
+  Channel& channel = *call.channel;
+  if (channel.stream == 0) {
+    PS_ASSIGN_OR_RETURN(channel.stream, RandomStream());
+  }
+  return SequenceNumber{channel.stream, channel.next_sequence++};
 }
 
 Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> tensors,
@@ -439,24 +444,28 @@ Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> 
     impl_->AddTensorPush(*definition, tensor, options.rate_scale, builders);
   }
   FinishAll(builders);
-  auto [stream, sequence] = impl_->Number(call, options);
+  PS_ASSIGN_OR_RETURN(Impl::SequenceNumber number, impl_->Number(call, options));
   for (ServerRequest& request : requests) {
-    request.stream = stream;
-    request.sequence = sequence;
+    request.stream = number.stream;
+    request.sequence = number.sequence;
   }
   return impl_->RunRequests(call, requests);
 }
 
 Result<std::vector<std::string>> Client::ControlAll(const std::string& json, bool once) {
   PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
-  auto number = once ? impl_->Number(call, {}) : std::pair<std::uint64_t, std::uint64_t>{0, 0};
+  Impl::SequenceNumber number;
+  if (once) {
+    PS_ASSIGN_OR_RETURN(number, impl_->Number(call, {}));
+  }
   std::vector<ServerRequest> requests(impl_->options.servers.size());
   std::vector<Task> tasks;
   for (ServerId server = 0; server < requests.size(); ++server) {
     ServerRequest& request = requests[server];
     request.server = server;
     request.type = wire::MessageType::kControl;
-    std::tie(request.stream, request.sequence) = number;
+    request.stream = number.stream;
+    request.sequence = number.sequence;
     request.control = json;
     tasks.push_back(impl_->TaskFor(call, &request));
   }
@@ -476,7 +485,11 @@ Result<std::string> Client::ControlServer(ServerId server, const std::string& js
   ServerRequest request;
   request.server = server;
   request.type = wire::MessageType::kControl;
-  if (once) std::tie(request.stream, request.sequence) = impl_->Number(call, {});
+  if (once) {
+    PS_ASSIGN_OR_RETURN(Impl::SequenceNumber number, impl_->Number(call, {}));
+    request.stream = number.stream;
+    request.sequence = number.sequence;
+  }
   request.control = json;
   return impl_->ControlOne(call, impl_->TaskFor(call, &request));
 }
@@ -498,7 +511,6 @@ Result<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   auto impl = std::make_unique<Impl>();
   impl->options = std::move(options);
   impl->process = new Impl::Process(impl->options);
-  PS_ASSIGN_OR_RETURN(impl->Current()->stream, RandomStream());
   std::unique_ptr<Client> client(new Client(std::move(impl)));
   PS_RETURN_IF_ERROR(client->Refresh());
   return client;
@@ -518,11 +530,14 @@ ClientStats Client::stats() const {
   return {impl_->bytes_sent, impl_->bytes_received, impl_->retries};
 }
 
-// Tells the servers that the client is connected to that its stream has ended.
-void Client::Impl::EndOwnStream(std::span<const std::unique_ptr<Channel>> channels) {
-  Process* current = Current();
-  if (current->next_sequence == 0) return;
-  nlohmann::json goodbye{{"op", "end_streams"}, {"streams", {std::to_string(current->stream)}}};
+// Tells the servers that the client is connected to that its streams have ended.
+void Client::Impl::EndOwnStreams(std::span<const std::unique_ptr<Channel>> channels) {
+  auto streams = nlohmann::json::array();
+  for (const auto& channel : channels) {
+    if (channel->stream != 0) streams.push_back(std::to_string(channel->stream));
+  }
+  if (streams.empty()) return;
+  nlohmann::json goodbye{{"op", "end_streams"}, {"streams", std::move(streams)}};
   std::vector<ServerRequest> requests(options.servers.size());
   std::vector<Exchange> exchanges;
   for (ServerId server = 0; server < requests.size(); ++server) {
@@ -543,7 +558,7 @@ void Client::Impl::EndOwnStream(std::span<const std::unique_ptr<Channel>> channe
 void Client::Close() {
   if (impl_->is_closed.exchange(true)) return;
   auto channels = impl_->Current()->pool.Close();
-  impl_->EndOwnStream(channels);
+  impl_->EndOwnStreams(channels);
 }
 
 }  // namespace ps::client

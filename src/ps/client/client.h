@@ -72,7 +72,7 @@ struct TensorPush {
   bool only_if_absent = false;  // with assign: the first one to assign wins, chunk by chunk
 };
 struct PushOptions {
-  std::uint64_t stream = 0;  // 0: the client's own stream and next number
+  std::uint64_t stream = 0;  // 0: a stream of the client's own and its next number
   std::uint64_t sequence = 0;
   float rate_scale = 1.0f;
 };
@@ -110,7 +110,7 @@ class Client {
               const PushOptions& options);
 
   // {"op": ...} to every server (replies in server order), to one, to the coordinator.
-  // `once`: numbered in the client's stream, so that a repeated request takes effect once.
+  // `once`: numbered in a stream of the client's own, so that a repeated request takes effect once.
   Result<std::vector<std::string>> ControlAll(const std::string& json, bool once);
   Result<std::string> ControlServer(ServerId server, const std::string& json, bool once);
   Result<std::string> ControlCoordinator(const std::string& json);

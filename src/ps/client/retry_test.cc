@@ -45,12 +45,17 @@ class Relay {
     bytes_left_ = bytes;
   }
   void Stall(bool stalled) { is_stalled_ = stalled; }
+  // The next connection made is held: it moves nothing until LetGo. The others go on.
+  void HoldNext() { hold_next_ = true; }
+  void LetGo() { is_holding_ = false; }
+  bool is_holding() const { return is_holding_; }
   int cuts() const { return cuts_; }
 
  private:
   struct Pair {
     int client;
     int server;
+    bool is_held;
   };
   static sockaddr_in Loopback(int port) {
     sockaddr_in address{};
@@ -65,8 +70,9 @@ class Relay {
     while (!is_ending_) {
       std::vector<pollfd> fds = {{listener_, POLLIN, 0}};
       for (const Pair& pair : pairs) {
-        fds.push_back({pair.client, POLLIN, 0});
-        fds.push_back({pair.server, POLLIN, 0});
+        bool is_held = pair.is_held && is_holding_;
+        fds.push_back({is_held ? -1 : pair.client, POLLIN, 0});  // poll passes over -1
+        fds.push_back({is_held ? -1 : pair.server, POLLIN, 0});
       }
       ::poll(fds.data(), is_stalled_ ? 1 : fds.size(), 10);
       if ((fds[0].revents & POLLIN) != 0) Accept(&pairs);
@@ -87,7 +93,9 @@ class Relay {
     int server = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = Loopback(server_port_);
     EXPECT_EQ(::connect(server, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-    pairs->push_back({client, server});
+    bool is_held = hold_next_.exchange(false);
+    if (is_held) is_holding_ = true;
+    pairs->push_back({client, server, is_held});
   }
   bool Move(const Pair& pair, Direction direction) {
     char buffer[65'536];
@@ -120,6 +128,8 @@ class Relay {
   std::thread thread_;
   std::atomic<bool> is_ending_{false};
   std::atomic<bool> is_stalled_{false};
+  std::atomic<bool> hold_next_{false};
+  std::atomic<bool> is_holding_{false};
   std::atomic<Direction> direction_{Direction::kToServer};
   std::atomic<long> bytes_left_{-1};
   std::atomic<int> cuts_{0};
@@ -191,6 +201,37 @@ TEST_F(RetryTest, APushCutAtAnyPlaceIsAppliedOnceEverywhere) {
     }
   }
   EXPECT_GE(client_->stats().retries, 5u);
+}
+
+TEST_F(RetryTest, APushThatStallsWhileOtherThreadsPushOnIsAppliedAllTheSame) {
+  constexpr int kOthers = 1'100;  // more than the window of numbers that the servers remember
+  std::vector<float> before, after;
+  ASSERT_TRUE(Pull(*client_, &before).ok());
+  auto push_keys = [&](std::size_t from, std::size_t count) {
+    std::vector<float> grads(count * kDim, 1.0f);
+    RowsPush push{0, {keys_.data() + from, count}, grads.data()};
+    return client_->Push({&push, 1}, {}, {});
+  };
+  relay_->HoldNext();
+  relay_->CutAfter(Direction::kToServer, 20);
+  Status stalled_status = Internal("not run");
+  std::thread stalled([&] { stalled_status = push_keys(0, 100); });
+  for (int i = 0; i < 500 && !relay_->is_holding(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_TRUE(relay_->is_holding()) << "the push did not connect anew";
+  Status others = Status::Ok();
+  for (int i = 0; i < kOthers && others.ok(); ++i) others = push_keys(100, 8);
+  EXPECT_TRUE(others.ok()) << others.ToString();
+  relay_->LetGo();
+  stalled.join();
+  ASSERT_TRUE(stalled_status.ok()) << stalled_status.ToString();
+
+  ASSERT_TRUE(Pull(*client_, &after).ok());
+  for (std::size_t i = 0; i < 100 * kDim; ++i) ASSERT_NEAR(after[i], before[i] - 1.0f, 1e-5) << i;
+  for (std::size_t i = 100 * kDim; i < 108 * kDim; ++i) {
+    ASSERT_NEAR(after[i], before[i] - kOthers, 1e-2) << i;
+  }
 }
 
 TEST_F(RetryTest, APullCutInItsReplyIsRepeated) {
