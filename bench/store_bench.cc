@@ -34,6 +34,7 @@
 #include "ps/base/clock.h"
 #include "ps/base/hash.h"
 #include "ps/store/embedding_store.h"
+#include "ps/store/page_pool.h"
 
 namespace {
 
@@ -154,8 +155,10 @@ class World {
     spec.name = "bench";
     spec.dim = kDim;
     spec.optimizer = {"adagrad", {{"learning_rate", kRate}}};
-    for (auto& shard : shards_) {
-      shard = EmbeddingStore::Create(spec, kPartitionBits, &budget_, &ps::Clock::System()).value();
+    for (int s = 0; s < kShards; ++s) {
+      pools_[s] = std::make_shared<ps::store::PagePool>();
+      shards_[s] = EmbeddingStore::Create(spec, kPartitionBits, &budget_, &ps::Clock::System(),
+                                          pools_[s]).value();
     }
     create_seconds_ = Seconds([&] { Fill(); });
     if (with_cuckoo) FillCuckoo();
@@ -223,19 +226,25 @@ class World {
     }
   }
   void PrintSizes() const {
-    double total = 0;
-    for (const auto& shard : shards_) {
-      const ps::store::TableStats stats = shard->Stats();
-      total += static_cast<double>(stats.values_bytes + stats.state_bytes + stats.index_bytes);
+    double table = 0;
+    double pages = 0;
+    for (int s = 0; s < kShards; ++s) {
+      const ps::store::TableStats stats = shards_[s]->Stats();
+      table += static_cast<double>(stats.values_bytes + stats.state_bytes + stats.index_bytes);
+      pages += static_cast<double>(pools_[s]->held_bytes());
     }
-    std::printf("rows %zu, dim %zu, Adagrad; %.1f bytes a row beyond values and state "
-                "(floor 32, aim 24); created at %.2f M rows/s by one thread\n",
-                rows_, kDim, total / static_cast<double>(rows_) - 2 * kDim * sizeof(float),
+    const auto beyond = [this](double bytes) {
+      return bytes / static_cast<double>(rows_) - 2 * kDim * sizeof(float);
+    };
+    std::printf("rows %zu, dim %zu, Adagrad; bytes a row beyond values and state (floor 32, aim 24): "
+                "%.1f, by pages held %.1f; created at %.2f M rows/s by one thread\n",
+                rows_, kDim, beyond(table), beyond(pages),
                 static_cast<double>(rows_) / create_seconds_ / 1e6);
   }
 
   const std::size_t rows_;
   ps::store::RowBudget budget_{0};
+  std::array<std::shared_ptr<ps::store::PagePool>, kShards> pools_;
   std::array<std::unique_ptr<EmbeddingStore>, kShards> shards_;
   std::unique_ptr<CuckooTable> values_;
   std::unique_ptr<CuckooTable> states_;

@@ -61,7 +61,7 @@ static_assert(sizeof(IndexBucket) == 64);
 // Where the rows of one (table, partition) are: hash -> row number. Knows no keys: who searches
 // compares the row's key. The partition is named by the top bits of the hash, so the index uses the
 // low 32: the tag is their low byte, the home bucket comes from their high end.
-// At most 7/8 full, and grows by an eighth. Sixteen bytes, so that the indexes of all partitions
+// At most 3/4 full, and grows by an eighth. Sixteen bytes, so that the indexes of all partitions
 // stay in the cache. Release() before destruction.
 class KeyIndex {
  public:
@@ -121,7 +121,7 @@ class KeyIndex {
 
   std::uint32_t rows_max() const {
     const std::uint64_t slots = std::uint64_t{bucket_count_} * IndexBucket::kSlots;
-    return static_cast<std::uint32_t>(slots - slots / 8);
+    return static_cast<std::uint32_t>(slots - slots / 4);
   }
 
   // Fewer than kBucketsPerGrain: a block of their own; else whole grains of the pool.

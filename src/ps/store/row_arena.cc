@@ -8,10 +8,8 @@ namespace {
 
 constexpr std::size_t kSlabBytesMin = 512;
 constexpr std::size_t kSlabBytesMax = PagePool::kUnitBytes;
-// The first extents of a table are small, so that thirty small tables share a page.
-constexpr std::size_t kSmallExtents = 8;
-constexpr std::size_t kMiddleExtents = 16;
-constexpr int kMiddleExtentUnits = 4;
+// A new extent is at most this part of its table, and a page at most: many small tables share a page.
+constexpr std::size_t kExtentsPerTable = 32;
 // Rows beyond this have an extent of their own: several to a page would leave too much over.
 constexpr std::size_t kOwnExtentStrideBytes = PagePool::kPageBytes / 8;
 
@@ -21,12 +19,11 @@ int UnitsOf(std::size_t bytes) {
   return static_cast<int>((bytes + PagePool::kUnitBytes - 1) / PagePool::kUnitBytes);
 }
 
-int ExtentUnits(std::size_t extents, std::size_t stride_bytes) {
+int ExtentUnits(std::size_t table_bytes, std::size_t stride_bytes) {
   if (stride_bytes > kOwnExtentStrideBytes) return UnitsOf(stride_bytes);
-  const int wanted = extents < kSmallExtents    ? 1
-                     : extents < kMiddleExtents ? kMiddleExtentUnits
-                                                : PagePool::kUnitsPerPage;
-  return std::max(wanted, UnitsOf(stride_bytes));
+  const std::size_t wanted = table_bytes / kExtentsPerTable / PagePool::kUnitBytes;
+  return std::clamp(static_cast<int>(std::min<std::size_t>(wanted, PagePool::kUnitsPerPage)),
+                    UnitsOf(stride_bytes), PagePool::kUnitsPerPage);
 }
 
 // Link of a row on its slab's free list; lies where the key was.
@@ -80,7 +77,7 @@ bool RowArena::SplitLarger(int order) {
 }
 
 void RowArena::AddExtent() {
-  const int units = ExtentUnits(extents_.size(), stride_bytes_);
+  const int units = ExtentUnits(extent_bytes_, stride_bytes_);
   extents_.push_back(Extent{pool_->AllocateUnits(units), units});
   extent_bytes_ += units * PagePool::kUnitBytes;
   next_place_ = 0;

@@ -8,6 +8,7 @@
 
 #include "ps/store/key_index.h"
 #include "ps/store/page_pool.h"
+#include "ps/store/prefetch.h"
 #include "ps/store/row_layout.h"
 
 namespace ps::store {
@@ -111,7 +112,7 @@ class RowChain {
       char* at = arena.Row(slab.first);
       for (std::uint32_t place = 0; place < slab.used; ++place, at += arena.stride_bytes()) {
         auto* header = reinterpret_cast<RowHeader*>(at);
-        __builtin_prefetch(at + 8 * arena.stride_bytes());
+        Prefetch(at + 8 * arena.stride_bytes());
         if (IsLive(header)) fn(slab.first + place, header);
       }
     }

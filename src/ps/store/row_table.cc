@@ -4,6 +4,8 @@
 #include <cassert>
 #include <utility>
 
+#include "ps/store/prefetch.h"
+
 namespace ps::store {
 
 RowTable::RowTable(std::shared_ptr<PagePool> pool, std::uint64_t salt, int partition_bits,
@@ -58,10 +60,7 @@ void RowTable::AskForIndex(std::uint32_t segment) const {
   constexpr std::uint32_t kBucketsMax = 1024;
   const KeyIndex& index = indexes_[segments_[segment].partition];
   const std::uint32_t buckets = std::min(index.bucket_count(), kBucketsMax);
-  for (std::uint32_t b = 0; b < buckets; ++b) {
-    __builtin_prefetch(index.Bucket(b));
-    asm volatile("");  // GCC drops a function that only prefetches
-  }
+  for (std::uint32_t b = 0; b < buckets; ++b) Prefetch(index.Bucket(b));
 }
 
 void RowTable::RemoveAt(std::uint32_t number, std::size_t slab, RowNumber row) {

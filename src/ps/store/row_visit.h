@@ -9,32 +9,21 @@
 #include <vector>
 
 #include "ps/base/types.h"
+#include "ps/store/prefetch.h"
 #include "ps/store/row_table.h"
 
 namespace ps::store {
 
 // How a batch of keys meets its rows. Every key costs one cache line of the index and the lines of its
-// row, all of them far away, so each key passes three stages this many keys apart: ask for the bucket;
-// read the bucket and ask for the row; use the row. Twice as many keys are then under way at any time.
-inline constexpr std::size_t kVisitAhead = 16;
-
-// Calls ask_bucket(i), ask_row(i), use(i) for i < n, each in order of i, kVisitAhead apart.
-template <typename AskBucket, typename AskRow, typename Use>
-void VisitStaged(std::size_t n, AskBucket&& ask_bucket, AskRow&& ask_row, Use&& use) {
-  constexpr std::size_t kAhead = kVisitAhead;
-  const std::size_t lead = std::min(n, 2 * kAhead);
-  for (std::size_t i = 0; i < lead; ++i) {
-    ask_bucket(i);
-    if (i >= kAhead) ask_row(i - kAhead);
-  }
-  for (std::size_t i = lead; i < n; ++i) {
-    use(i - 2 * kAhead);
-    ask_row(i - kAhead);
-    ask_bucket(i);
-  }
-  for (std::size_t i = lead < kAhead ? 0 : n - kAhead; i < n; ++i) ask_row(i);
-  for (std::size_t i = n - lead; i < n; ++i) use(i);
-}
+// row, all of them far away, so each key passes three stages, kVisitAhead keys apart: ask for the bucket;
+// read the bucket and ask for the row; use the row.
+// Keys go in groups, and a group's requests are made in one tight loop: a request whose page is not in
+// the TLB holds up its thread, and only requests close together overlap their page walks. Measured with
+// 20 M and 4 M rows, one thread: groups of 8 reach 40 % and 46 % of the speed of known addresses, single
+// keys 28 % and 45 %, groups of 16 39 % and 36 %.
+inline constexpr std::size_t kVisitGroup = 8;
+inline constexpr std::size_t kVisitAhead = 24;
+static_assert(kVisitAhead % kVisitGroup == 0);
 
 // The bytes of a row that a visit needs, as prefetches; rows lie at multiples of 16.
 class RowPrefetch {
@@ -43,9 +32,10 @@ class RowPrefetch {
   explicit RowPrefetch(std::size_t bytes)
       : last_(std::min(bytes, kBytesMax) - 1), inner_((last_ + 48) / 64) {}
 
-  void operator()(const char* row) const {
-    for (std::size_t line = 0; line < inner_; ++line) __builtin_prefetch(row + 64 * line);
-    __builtin_prefetch(row + last_);
+  // A null row is allowed.
+  [[gnu::always_inline]] void operator()(const char* row) const {
+    for (std::size_t line = 0; line < inner_; ++line) Prefetch(row + 64 * line);
+    Prefetch(row + last_);
   }
 
  private:
@@ -82,7 +72,7 @@ class LateKeys {
   }
 
  private:
-  static constexpr std::size_t kQueue = 2 * kVisitAhead;
+  static constexpr std::size_t kQueue = 32;
 
   struct Late {
     std::uint32_t i;
@@ -123,7 +113,7 @@ class LateKeys {
       missing_->push_back(late->i);
       return false;
     }
-    __builtin_prefetch(index.Bucket(late->bucket));
+    Prefetch(index.Bucket(late->bucket));
     return true;
   }
 
@@ -142,41 +132,47 @@ class LateKeys {
 template <typename Use>
 void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefetch& prefetch,
                std::vector<std::uint32_t>* missing, Use&& use) {
-  constexpr std::size_t kRing = 2 * kVisitAhead;
+  static constexpr std::size_t kRing = std::bit_ceil(2 * kVisitAhead);
   std::array<const IndexBucket*, kRing> buckets;
   std::array<std::uint8_t, kRing> tags;
   std::array<char*, kRing> rows;
   const RowArena& arena = table.arena();
   LateKeys<Use> late(table, keys, prefetch, missing, use);
+  const std::size_t n = keys.size();
+  // The end of a group that begins `behind` keys before `at`.
+  const auto end_of = [n](std::size_t at, std::size_t behind) {
+    return std::min(at - behind + kVisitGroup, n);
+  };
 
-  VisitStaged(
-      keys.size(),
-      [&](std::size_t i) {
-        const std::uint64_t hash = table.Hash(keys[i]);
-        const KeyIndex& index = table.Index(hash);
-        const IndexBucket* bucket = index.Bucket(index.Home(hash));
-        __builtin_prefetch(bucket);
-        buckets[i % kRing] = bucket;
-        tags[i % kRing] = KeyIndex::Tag(hash);
-      },
-      [&](std::size_t i) {
-        const IndexBucket* bucket = buckets[i % kRing];
-        const std::uint32_t matches = bucket->Match(tags[i % kRing]);
-        char* row = nullptr;
-        if (matches != 0) {
-          row = arena.Row(bucket->rows[std::countr_zero(matches)]);
-          prefetch(row);
-        }
-        rows[i % kRing] = row;
-      },
-      [&](std::size_t i) {
+  for (std::size_t at = 0; at < n + 2 * kVisitAhead; at += kVisitGroup) {
+    if (at >= 2 * kVisitAhead) {
+      for (std::size_t i = at - 2 * kVisitAhead; i < end_of(at, 2 * kVisitAhead); ++i) {
         auto* header = reinterpret_cast<RowHeader*>(rows[i % kRing]);
         if (header != nullptr && header->key == keys[i]) {
           use(i, header);
         } else {
           late.Add(i, header);
         }
-      });
+      }
+    }
+    for (std::size_t i = at; i < end_of(at, 0); ++i) {
+      const std::uint64_t hash = table.Hash(keys[i]);
+      const KeyIndex& index = table.Index(hash);
+      buckets[i % kRing] = index.Bucket(index.Home(hash));
+      tags[i % kRing] = KeyIndex::Tag(hash);
+    }
+    for (std::size_t i = at; i < end_of(at, 0); ++i) Prefetch(buckets[i % kRing]);
+    if (at < kVisitAhead) continue;
+    for (std::size_t i = at - kVisitAhead; i < end_of(at, kVisitAhead); ++i) {
+      const IndexBucket* bucket = buckets[i % kRing];
+      const std::uint32_t matches = bucket->Match(tags[i % kRing]);
+      rows[i % kRing] =
+          matches == 0 ? nullptr : arena.Row(bucket->rows[std::countr_zero(matches)]);
+    }
+    for (std::size_t i = at - kVisitAhead; i < end_of(at, kVisitAhead); ++i) {
+      prefetch(rows[i % kRing]);
+    }
+  }
   late.Flush();
 }
 
@@ -186,20 +182,16 @@ template <typename Use>
 void VisitMissing(const RowTable& table, std::span<const Key> keys,
                   std::vector<std::uint32_t>* missing, Use&& use) {
   std::sort(missing->begin(), missing->end());
-  VisitStaged(
-      missing->size(),
-      [&](std::size_t m) {
-        const std::uint64_t hash = table.Hash(keys[(*missing)[m]]);
-        const KeyIndex& index = table.Index(hash);
-        __builtin_prefetch(index.Bucket(index.Home(hash)));
-        asm volatile("");  // GCC drops a function that only prefetches
-      },
-      [](std::size_t) {},
-      [&](std::size_t m) {
-        const std::uint32_t i = (*missing)[m];
-        const std::uint64_t hash = table.Hash(keys[i]);
-        use(i, hash, table.Find(keys[i], hash));
-      });
+  for (std::size_t m = 0; m < missing->size(); ++m) {
+    if (m + kVisitAhead < missing->size()) {
+      const std::uint64_t hash = table.Hash(keys[(*missing)[m + kVisitAhead]]);
+      const KeyIndex& index = table.Index(hash);
+      Prefetch(index.Bucket(index.Home(hash)));
+    }
+    const std::uint32_t i = (*missing)[m];
+    const std::uint64_t hash = table.Hash(keys[i]);
+    use(i, hash, table.Find(keys[i], hash));
+  }
 }
 
 }  // namespace ps::store

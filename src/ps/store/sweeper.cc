@@ -5,6 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "ps/store/prefetch.h"
+
 namespace ps::store {
 namespace {
 
@@ -42,7 +44,7 @@ void Sweeper::Ask(const RowTable& table, std::size_t rows, std::size_t bytes, Pl
     const std::size_t n = std::min<std::size_t>(rows, slab.used - ahead->row);
     const char* at = arena.Row(slab.first + ahead->row);
     for (std::size_t i = 0; i < n; ++i, at += arena.stride_bytes()) {
-      for (std::size_t line = 0; line < bytes; line += 64) __builtin_prefetch(at + line);
+      for (std::size_t line = 0; line < bytes; line += 64) Prefetch(at + line);
     }
     ahead->row += static_cast<std::uint32_t>(n);
     rows -= n;
