@@ -81,7 +81,7 @@ class PyClient {
     client_.reset();
   }
 
-  std::string Definition() const { return client_->definition()->ToJson(); }
+  std::string Definition() { return Known()->ToJson(); }
   void Refresh() {
     WithoutGil([&] { return client_->Refresh(); });
   }
@@ -164,9 +164,15 @@ class PyClient {
   }
 
  private:
+  // A forked child may have to ask a server first.
+  std::shared_ptr<const sharding::ClusterDefinition> Known() {
+    if (client_->definition() == nullptr) Refresh();
+    return client_->definition();
+  }
+
   // The core writes keys * dim floats: the array must have them.
   void CheckShape(TableId table, std::size_t keys, std::size_t rows, std::size_t dim) {
-    auto definition = client_->definition();
+    auto definition = Known();
     if (table >= definition->tables.size()) {
       Refresh();
       definition = client_->definition();

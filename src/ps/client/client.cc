@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "ps/base/duration.h"
 #include "ps/base/limits.h"
 #include "ps/client/call.h"
 #include "ps/client/channel_pool.h"
@@ -29,12 +30,6 @@ using DefinitionPtr = std::shared_ptr<const Definition>;
 constexpr std::chrono::seconds kGoodbyeMax{2};
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
-SteadyTime DeadlineAfter(double seconds) {
-  constexpr double kSecondsMax = 1e9;
-  return Now() + std::chrono::duration_cast<Duration>(
-                     std::chrono::duration<double>(std::min(seconds, kSecondsMax)));
-}
 
 Result<std::uint64_t> RandomStream() {
   PS_ASSIGN_OR_RETURN(wire::Nonce nonce, wire::RandomNonce());
@@ -163,7 +158,7 @@ Client::Impl::Process* Client::Impl::Current() {
 
 Result<Client::Impl::Call> Client::Impl::Begin() {
   if (is_closed) return Status(StatusCode::kClosed, "the client is closed");
-  SteadyTime deadline = DeadlineAfter(options.timeout_seconds);
+  SteadyTime deadline = Now() + Seconds(options.timeout_seconds);
   Process* current = Current();
   PS_ASSIGN_OR_RETURN(ChannelPool::Lease channel, current->pool.Acquire(deadline));
   return Call{current, std::move(channel), deadline};
@@ -245,16 +240,18 @@ Result<DefinitionPtr> ParseDescription(const std::string& reply, std::size_t ser
 
 }  // namespace
 
-// Asks the servers in turn, each with its share of the time left, until one answers.
+// Asks the servers in turn, each with its share of the time left, until one answers. From the
+// highest id down: the coordinator tells them a new definition from the lowest id up, so that what
+// the highest knows every server knows.
 Status Client::Impl::LearnDefinition(Call& call) {
   Status failures = Status::Ok();
-  for (std::size_t i = 0; i < options.servers.size(); ++i) {
+  for (std::size_t left = options.servers.size(); left > 0; --left) {
     ServerRequest request;
-    request.server = static_cast<ServerId>(i);
+    request.server = static_cast<ServerId>(left - 1);
     request.type = wire::MessageType::kControl;
     request.control = R"({"op":"describe"})";
     SteadyTime end = call.deadline;
-    call.deadline = Now() + (end - Now()) / static_cast<long>(options.servers.size() - i);
+    call.deadline = Now() + (end - Now()) / static_cast<long>(left);
     auto reply = ControlOne(call, TaskFor(call, &request));
     call.deadline = end;
     if (reply.ok()) {

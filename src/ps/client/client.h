@@ -96,7 +96,8 @@ class Client {
   ~Client();
   Client(const Client&) = delete;
 
-  // The definition as last seen; Refresh asks a server again (a name that is not known yet).
+  // The definition as last seen; Refresh asks a server again (a name that is not known yet). Null
+  // only in a forked child that could not take over its parent's and has not asked a server yet.
   std::shared_ptr<const sharding::ClusterDefinition> definition() const;
   Status Refresh();
 

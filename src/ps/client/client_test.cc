@@ -367,6 +367,23 @@ TEST(ClientControlTest, RequestsReachEveryServerOneServerAndTheCoordinator) {
   EXPECT_FALSE(fixture.client->ControlServer(3, R"({"op":"describe"})", false).ok());
 }
 
+TEST(ClientControlTest, ADefinitionIsLearntOnlyWhenEveryServerHasIt) {
+  Fixture fixture{ClusterOf(3)};
+  sharding::ClusterDefinition next = *fixture.cluster->coordinator().definition();
+  const std::uint64_t version = next.version++;
+  next.tables.push_back(Table("late", kDim));
+  next.tables.back().id = 1;
+  std::string define = "{\"op\":\"define\",\"definition\":" + next.ToJson() + "}";
+  for (std::size_t server = 0; server < 3; ++server) {  // in the coordinator's order
+    ASSERT_TRUE(fixture.client->Refresh().ok());
+    EXPECT_EQ(fixture.client->definition()->version, version) << server << " servers know it";
+    auto told = fixture.cluster->Connect(server)->Control(define);
+    ASSERT_TRUE(told.ok()) << told.status().ToString();
+  }
+  ASSERT_TRUE(fixture.client->Refresh().ok());
+  EXPECT_EQ(fixture.client->definition()->version, version + 1);
+}
+
 TEST(ClientThreadsTest, ThreadsShareAClient) {
   Fixture fixture{ClusterOf(2, 2)};
   std::vector<Key> keys = DistinctKeys(64);
