@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "ps/base/duration.h"
 #include "ps/coordinator/membership.h"
 #include "ps/coordinator/server_calls.h"
 #include "ps/net/listener.h"
@@ -33,10 +34,6 @@ constexpr Duration kStopCallTimeout = std::chrono::seconds(5);
 constexpr std::size_t kTasksWaitingMax = 1'024;
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
-Duration Seconds(double seconds) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
-}
 
 const char* StateName(ServerState state) {
   switch (state) {
@@ -174,6 +171,7 @@ struct Coordinator::Impl final : net::FrameHandler {
   bool Gone(std::uint32_t server);
   bool Stopping();
   Status CheckRunning();
+  Status FinalWhenLost(const Status& status);
   DefinitionPtr Current() {
     std::lock_guard lock(mutex);
     return definition;
@@ -357,7 +355,11 @@ Result<std::string> Coordinator::Impl::ServeHeartbeat(const net::ConnectionPtr& 
 void Coordinator::Impl::ServeLater(const net::ConnectionPtr& connection, std::uint64_t request_id,
                                    std::function<Result<std::string>()> work) {
   bool taken = Enqueue(
-      [connection, request_id, work = std::move(work)] { Reply(connection, request_id, work()); });
+      [this, connection, request_id, work = std::move(work)] {
+        Result<std::string> answer = work();
+        if (!answer.ok()) answer = FinalWhenLost(answer.status());
+        Reply(connection, request_id, answer);
+      });
   if (taken) return;
   Reply(connection, request_id, ConnectionError("the coordinator is busy or closing; try again"));
 }
@@ -467,6 +469,15 @@ Status Coordinator::Impl::CheckRunning() {
   }
   if (!running) return ConnectionError("the cluster is starting; try again");
   return Status::Ok();
+}
+
+// A client repeats what failed with kConnection until its deadline, but a lost server does not come
+// back: kClosed is not repeated.
+Status Coordinator::Impl::FinalWhenLost(const Status& status) {
+  std::lock_guard lock(mutex);
+  bool is_lost = !members.IdsIn(ServerState::kLost).empty();
+  if (status.code() != StatusCode::kConnection || !is_lost) return status;
+  return Status(StatusCode::kClosed, status.message());
 }
 
 // Once a server may hold the new definition it is the cluster's, even when another could not be

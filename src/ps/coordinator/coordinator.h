@@ -53,7 +53,8 @@ std::string ServersToJson(const std::vector<ServerRecord>& servers);
 //   another shape: error
 //   {"op":"servers"}                         -> {"servers":[...]}
 // A new definition is on every server before the reply is sent; a server that refuses it (first one
-// asked) leaves everything as it was.
+// asked) leaves everything as it was. After a server was lost, changes asked for over the listener
+// are refused with kClosed (the caller's own with kConnection), naming it.
 class Coordinator {
  public:
   static Result<std::unique_ptr<Coordinator>> Start(CoordinatorOptions options);

@@ -157,6 +157,14 @@ TEST(Coordinator, ALostServerIsNoticedAndNotReplaced) {
   Status status = cluster->coordinator().CreateTable(testing::Table("user", 8));
   EXPECT_EQ(status.code(), StatusCode::kConnection);
   EXPECT_THAT(status.message(), HasSubstr("server 1 was lost"));
+  for (const std::string& request :
+       {"{\"op\":\"create_table\",\"table\":" + sharding::TableToJson(testing::Table("user", 8)) +
+            "}",
+        std::string("{\"op\":\"define_tensors\",\"tensors\":[{\"name\":\"a\",\"shape\":[2]}]}")}) {
+    Status refused = cluster->ConnectCoordinator()->Control(request).status();
+    EXPECT_EQ(refused.code(), StatusCode::kClosed) << "a client must not repeat it";
+    EXPECT_THAT(refused.message(), HasSubstr("server 1 was lost"));
+  }
 
   server::ServerOptions options;
   options.server_id = 1;

@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "ps/base/duration.h"
 #include "ps/server/control.h"
 #include "ps/server/coordinator_link.h"
 #include "ps/server/core.h"
@@ -150,8 +151,7 @@ Status Server::Impl::Start() {
   line.coordinator = core.options.coordinator;
   line.secret = core.options.secret;
   line.registration_json = RegistrationJson();
-  line.driver_silence = std::chrono::duration_cast<Duration>(
-      std::chrono::duration<double>(core.options.driver_silence_seconds));
+  line.driver_silence = Seconds(core.options.driver_silence_seconds);
   Result<std::unique_ptr<CoordinatorLink>> started =
       CoordinatorLink::Start(std::move(line), core.end);
   if (!started.ok()) return started.status();
