@@ -1,6 +1,7 @@
-// The functions that Highway's headers expect for dispatch at run time. Debian ships Highway's as a shared library
-// only, and the native module carries everything it needs in itself; these are the four it takes, and Abort.
-// Which processor features a target stands for: hwy/set_macros-inl.h, HWY_TARGET_STR.
+// The functions that Highway's headers expect for dispatch at run time. Debian ships Highway's as a
+// shared library only, and the native module carries everything it needs in itself; these are the
+// four it takes, and Abort. Which processor features a target stands for: hwy/set_macros-inl.h,
+// HWY_TARGET_STR.
 #include <hwy/targets.h>
 
 #include <atomic>
@@ -19,7 +20,8 @@ std::atomic<int64_t> disabled_targets{0};
 std::atomic<int64_t> mocked_targets{0};
 
 #if HWY_ARCH_X86
-// These two lack a name in some compilers' __builtin_cpu_supports. F16C needs the AVX registers, LZCNT none.
+// These two lack a name in some compilers' __builtin_cpu_supports. F16C needs the AVX registers,
+// LZCNT none.
 bool HasF16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & (1u << 29)) != 0;
