@@ -29,15 +29,20 @@ from distributed_trainer import (
     ThreadConfig,
     TrainerConfig,
 )
+from distributed_trainer.data_loader import parse_date_range
 from distributed_trainer.examples.flights_data import DENSE, SPARSE, TARGET, write_flights
 from distributed_trainer.report import write_report
 from pyspark_ps import PSConfig
 
 EMBEDDING_DIM = 8
+BATCH_SIZE = 32
+DECAY_FACTOR = 0.999
 
 
-def build_config(data: Path, *, workers: int, servers: int) -> TrainerConfig:
-    """What is trained, on what, and how."""
+def build_config(
+    data: Path, *, workers: int, servers: int, rates: tuple[float, float] = (0.05, 0.002)
+) -> TrainerConfig:
+    """What is trained, on what, and how; `rates` are the learning rates of rows and dense."""
     return TrainerConfig(
         thread_config=ThreadConfig(
             mkl_num_threads=1,
@@ -49,16 +54,16 @@ def build_config(data: Path, *, workers: int, servers: int) -> TrainerConfig:
             sparse_features=SPARSE, dense_features=DENSE, default_embedding_dim=EMBEDDING_DIM
         ),
         target_config=TargetConfig(target_columns=[TARGET], task_type="binary_classification"),
-        batch_size=32,
+        batch_size=BATCH_SIZE,
         num_workers=workers,
         shuffle_seed=2013,
         model_optimizer="adam",
-        model_learning_rate=0.002,
+        model_learning_rate=rates[1],
         embedding_optimizer="adagrad",
-        embedding_learning_rate=0.05,
+        embedding_learning_rate=rates[0],
         ps_config=PSConfig(num_servers=servers, num_worker_threads=1, seed=2013),
         s3_data_path_template=f"{data}/dt={{date}}/",
-        decay_factor=0.999,
+        decay_factor=DECAY_FACTOR,
     )
 
 
@@ -103,6 +108,9 @@ def main(
         int,
         typer.Option(min=0, help="Days at the end that are predicted before they are trained on."),
     ] = 60,
+    baselines: Annotated[
+        bool, typer.Option(help="Also train logistic regression and plain Keras, to compare.")
+    ] = True,
 ) -> None:
     """Trains day by day on the flights out of New York in 2013 and writes a report."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -114,7 +122,10 @@ def main(
         f"({facts['not_arrived']:,} more were cancelled or diverted: no arrival to predict)"
     )
     first, last = (datetime.date.fromisoformat(day) for day in (first_day, last_day))
-    config = build_config(data, workers=workers, servers=servers)
+    rates = (0.05, 0.002)
+    if baselines:
+        rates, expected = run_baselines(data, first, last, validated)
+    config = build_config(data, workers=workers, servers=servers, rates=rates)
     spark = None if master == "none" else make_spark(master)
     try:
         with DistributedTrainer(spark, config) as trainer:
@@ -130,8 +141,40 @@ def main(
         if spark is not None:
             spark.stop()
     summarize(history, stats, time.perf_counter() - started)
+    if baselines:
+        for name, auc in expected.items():
+            print(f"AUC by the same protocol, {name}: {auc:.4f}")
     for path in write_report(history, report, title="Flights out of New York, 2013"):
         print(f"report: {path}")
+
+
+def run_baselines(
+    data: Path, first: datetime.date, last: datetime.date, validated: int
+) -> tuple[tuple[float, float], dict[str, float]]:
+    """The learning rates that plain Keras does best with, and the baselines' AUC by name."""
+    from distributed_trainer.examples import flights_baselines as base
+
+    dates = parse_date_range(first, last)
+    flights = base.Flights(data, sorted({*dates, *parse_date_range(*base.CHOICE_DAYS)}))
+    shown = set(dates[-validated:]) if validated else set()
+
+    def keras(rates: tuple[float, float]) -> base.Learner:
+        return base.PlainKeras(flights, build_model, EMBEDDING_DIM, BATCH_SIZE, DECAY_FACTOR, rates)
+
+    def logistic(rate: float) -> base.Learner:
+        return base.LogisticRegression(flights, rate)
+
+    rates: tuple[float, float] = base.best_rate(keras, base.KERAS_RATES, flights)
+    rate = base.best_rate(logistic, base.SGD_RATES, flights)
+    print(
+        f"learning rates chosen on July and August: rows {rates[0]}, dense {rates[1]}, SGD {rate}"
+    )
+    if not shown:
+        return rates, {}
+    return rates, {
+        "plain Keras in one process": base.progressive_auc(keras(rates), flights, dates, shown),
+        "logistic regression (SGD)": base.progressive_auc(logistic(rate), flights, dates, shown),
+    }
 
 
 def summarize(history: list[dict[str, Any]], stats: dict[str, Any], seconds: float) -> None:
