@@ -113,13 +113,13 @@ Result<std::vector<std::uint64_t>> ParseStreams(const std::string& text) {
 
 }  // namespace
 
-void Control::Serve(RequestPtr request) {
+void Control::Serve(const RequestPtr& request) {
   std::string text = TextOf(request->frames);
   Reply reply = [request](const Status& status, const std::string& answer) {
     Answer(*request, status, answer);
   };
   if (request->stream == 0) {
-    Run(text, std::move(reply));
+    Run(text, reply);
     return;
   }
   Result<PushLedger::Outcome> outcome =
@@ -143,7 +143,7 @@ void Control::Serve(RequestPtr request) {
   });
 }
 
-void Control::Run(const std::string& text, Reply reply) {
+void Control::Run(const std::string& text, const Reply& reply) {
   Result<Json> json = sharding::ParseObject(text);
   Result<std::string> op =
       json.ok() ? sharding::GetString(*json, "op") : Result<std::string>(json.status());

@@ -14,12 +14,12 @@ class Control {
       : core_(core), definer_(definer), sweeps_(sweeps) {}
 
   // On the connection's thread; answers now or later, from any thread.
-  void Serve(RequestPtr request);
+  void Serve(const RequestPtr& request);
 
  private:
   using Reply = std::function<void(const Status& status, const std::string& answer)>;
 
-  void Run(const std::string& text, Reply reply);
+  void Run(const std::string& text, const Reply& reply);
   void Describe(const Reply& reply);
   Status StartDefine(const std::string& text, Reply reply);
   Status StartInitTensors(const std::string& text, Reply reply);

@@ -54,8 +54,10 @@ class Shard {
   }
   const std::shared_ptr<store::PagePool>& page_pool() { return page_pool_; }
   store::WeightStore& weights() { return *weights_; }
-  bool has_weights() const { return weights_.has_value(); }
-  void SetWeightOptimizer(const optimizers::Optimizer* optimizer) { weights_.emplace(optimizer); }
+  bool has_weights() const { return weights_ != nullptr; }
+  void SetWeightOptimizer(const optimizers::Optimizer* optimizer) {
+    weights_ = std::make_unique<store::WeightStore>(optimizer);
+  }
 
  private:
   const int index_;
@@ -63,7 +65,7 @@ class Shard {
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work_;
   std::shared_ptr<store::PagePool> page_pool_ = std::make_shared<store::PagePool>();
   std::vector<std::unique_ptr<store::EmbeddingStore>> tables_;
-  std::optional<store::WeightStore> weights_;
+  std::unique_ptr<store::WeightStore> weights_;  // with the first definition
   LatencyByType latency_;
   std::thread thread_;
 };
