@@ -9,6 +9,7 @@ namespace {
 constexpr std::size_t kSlabBytesMin = 512;
 constexpr std::size_t kSlabBytesMax = PagePool::kUnitBytes;
 // A new extent is at most this part of its table, and a page at most: many small tables share a page.
+// Powers of two, so that extents fill pages.
 constexpr std::size_t kExtentsPerTable = 32;
 // Rows beyond this have an extent of their own: several to a page would leave too much over.
 constexpr std::size_t kOwnExtentStrideBytes = PagePool::kPageBytes / 8;
@@ -21,7 +22,7 @@ int UnitsOf(std::size_t bytes) {
 
 int ExtentUnits(std::size_t table_bytes, std::size_t stride_bytes) {
   if (stride_bytes > kOwnExtentStrideBytes) return UnitsOf(stride_bytes);
-  const std::size_t wanted = table_bytes / kExtentsPerTable / PagePool::kUnitBytes;
+  const std::size_t wanted = std::bit_floor(table_bytes / kExtentsPerTable / PagePool::kUnitBytes);
   return std::clamp(static_cast<int>(std::min<std::size_t>(wanted, PagePool::kUnitsPerPage)),
                     UnitsOf(stride_bytes), PagePool::kUnitsPerPage);
 }
