@@ -365,8 +365,8 @@ void AdagradStep(const float* grad, float* values, float* state) {
   }
 }
 
-// Value and state each looked up, the step taken, and each written back: what an optimizer does over
-// tables that know nothing of it.
+// Value and state each looked up, the step taken, and each written back: what an optimizer does
+// over tables that know nothing of it.
 void ApplyCuckoo(CuckooTable* values, CuckooTable* states, const Share& share, const float* grads) {
   Floats value;
   Floats state;

@@ -62,9 +62,9 @@ class EmbeddingStore {
   // Distinct keys of the batch that have no row yet. Changes nothing.
   virtual std::size_t CountMissing(std::span<const Key> keys) const = 0;
 
-  // Writes each key's dim floats to its position. A missing key gets a new row (count 1, values from
-  // seed, table and key alone) when `create`, else zeros. New rows are drawn from `reserved`, the
-  // number of rows the caller has reserved from the budget; what is not needed stays in it.
+  // Writes each key's dim floats to its position. A missing key gets a new row (count 1, values
+  // from seed, table and key alone) when `create`, else zeros. New rows are drawn from `reserved`,
+  // the number of rows the caller has reserved from the budget; what is not needed stays in it.
   // Requires *reserved >= CountMissing(keys) when `create`.
   virtual void Gather(std::span<const Key> keys, const std::uint32_t* positions, bool create,
                       std::size_t* reserved, float* out) = 0;
@@ -82,9 +82,9 @@ class EmbeddingStore {
   virtual bool Find(Key key, const RowHeader** header, const float** values) const = 0;
   virtual bool Remove(Key key) = 0;
 
-  // Sweeps run in bounded steps between requests: each call handles at most `rows_max` rows (0 = all)
-  // and goes on where the last one stopped; true when the sweep has come round. A row made or pushed
-  // while a sweep is under way is swept at most once. One sweep at a time.
+  // Sweeps run in bounded steps between requests: each call handles at most `rows_max` rows (0 =
+  // all) and goes on where the last one stopped; true when the sweep has come round. A row made or
+  // pushed while a sweep is under way is swept at most once. One sweep at a time.
   virtual bool DecayStep(float factor, std::size_t rows_max) = 0;
   // Rows with count < min_count go; *pruned grows by their number. Memory is reused by later rows.
   virtual bool PruneStep(float min_count, std::size_t rows_max, std::uint64_t* pruned) = 0;

@@ -29,8 +29,8 @@ constexpr std::uint32_t MatchEightBytes(std::uint64_t bytes, std::uint8_t byte) 
 
 // One cache line of the index: twelve slots of (8-bit tag, row number).
 //
-// A key lives in the first bucket from its home on that had room when it came. `overflow` counts the
-// keys that passed this bucket because it was full, so a search ends at the first bucket nobody
+// A key lives in the first bucket from its home on that had room when it came. `overflow` counts
+// the keys that passed this bucket because it was full, so a search ends at the first bucket nobody
 // passed, and a removal leaves no tombstone: it takes back the counts along its way.
 struct alignas(64) IndexBucket {
   static constexpr int kSlots = 12;

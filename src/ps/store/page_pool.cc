@@ -11,8 +11,8 @@
 namespace ps::store {
 namespace {
 
-// Address space is taken 64 MiB at a time, so that a large shard stays far from the system's limit on
-// mappings; memory itself comes with the first touch of each page.
+// Address space is taken 64 MiB at a time, so that a large shard stays far from the system's limit
+// on mappings; memory itself comes with the first touch of each page.
 constexpr std::size_t kRegionBytes = std::size_t{64} << 20;
 constexpr std::size_t kPagesPerRegion = kRegionBytes / PagePool::kPageBytes;
 
@@ -60,8 +60,8 @@ PagePool::~PagePool() {
 
 void PagePool::MapRegion() {
   char* region = MapAligned(kRegionBytes);
-  // The first page of a pool stays in 4 KiB pages: a shard with little to hold takes little. A system
-  // that knows no huge pages refuses the advice, which costs speed alone.
+  // The first page of a pool stays in 4 KiB pages: a shard with little to hold takes little. A
+  // system that knows no huge pages refuses the advice, which costs speed alone.
   const std::size_t plain = regions_.empty() ? kPageBytes : 0;
   (void)madvise(region + plain, kRegionBytes - plain, MADV_HUGEPAGE);
 

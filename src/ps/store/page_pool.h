@@ -9,8 +9,8 @@ namespace ps::store {
 
 // Memory of one shard, shared by its tables: 2 MiB pages (huge pages where the system gives them),
 // handed out as runs of 64 KiB units for rows and as runs of 1 KiB grains for index segments.
-// Single-threaded, as the shard is. Memory is not zeroed. A pool out of memory ends the process: the
-// row budget is what refuses work, and it does so earlier.
+// Single-threaded, as the shard is. Memory is not zeroed. A pool out of memory ends the process:
+// the row budget is what refuses work, and it does so earlier.
 class PagePool {
  public:
   static constexpr std::size_t kPageBytes = std::size_t{2} << 20;

@@ -8,8 +8,8 @@ namespace {
 
 constexpr std::size_t kSlabBytesMin = 512;
 constexpr std::size_t kSlabBytesMax = PagePool::kUnitBytes;
-// A new extent is at most this part of its table, and a page at most: many small tables share a page.
-// Powers of two, so that extents fill pages.
+// A new extent is at most this part of its table, and a page at most: many small tables share a
+// page. Powers of two, so that extents fill pages.
 constexpr std::size_t kExtentsPerTable = 32;
 // Rows beyond this have an extent of their own: several to a page would leave too much over.
 constexpr std::size_t kOwnExtentStrideBytes = PagePool::kPageBytes / 8;
@@ -111,8 +111,9 @@ std::size_t RowArena::memory_bytes() const {
 }
 
 int RowChain::NextOrder(const RowArena& arena) const {
-  // A new slab has about as many rows as the square root of the chain: that balances the free end of
-  // the last slab against the bookkeeping of all (each about 1 byte a row at 5,000 rows of 144 bytes).
+  // A new slab has about as many rows as the square root of the chain: that balances the free end
+  // of the last slab against the bookkeeping of all (each about 1 byte a row at 5,000 rows of 144
+  // bytes).
   const int order = FloorLog2(std::max<std::uint32_t>(1, places_)) / 2;
   return std::clamp(order, arena.order_min(), arena.order_max());
 }

@@ -27,8 +27,8 @@ inline bool IsLive(const RowHeader* header) {
 //
 // Row numbers are (extent << bits) + place, so a row's address is one look-up in a table of a few
 // kilobytes, a multiplication and an addition. Extents come from the shard's pool, 64 KiB at first
-// and whole pages once the table is large; they go back with the arena. A slab given back serves any
-// partition of the table. Rows never move. Single-threaded.
+// and whole pages once the table is large; they go back with the arena. A slab given back serves
+// any partition of the table. Rows never move. Single-threaded.
 class RowArena {
  public:
   // `pool` outlives the arena.

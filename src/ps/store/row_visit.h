@@ -14,13 +14,13 @@
 
 namespace ps::store {
 
-// How a batch of keys meets its rows. Every key costs one cache line of the index and the lines of its
-// row, all of them far away, so each key passes three stages, kVisitAhead keys apart: ask for the bucket;
-// read the bucket and ask for the row; use the row.
-// Keys go in groups, and a group's requests are made in one tight loop: a request whose page is not in
-// the TLB holds up its thread, and only requests close together overlap their page walks. Measured with
-// 20 M and 4 M rows, one thread: groups of 8 reach 40 % and 46 % of the speed of known addresses, single
-// keys 28 % and 45 %, groups of 16 39 % and 36 %.
+// How a batch of keys meets its rows. Every key costs one cache line of the index and the lines of
+// its row, all of them far away, so each key passes three stages, kVisitAhead keys apart: ask for
+// the bucket; read the bucket and ask for the row; use the row. Keys go in groups, and a group's
+// requests are made in one tight loop: a request whose page is not in the TLB holds up its thread,
+// and only requests close together overlap their page walks. Measured with 20 M and 4 M rows, one
+// thread: groups of 8 reach 40 % and 46 % of the speed of known addresses, single keys 28 % and 45
+// %, groups of 16 39 % and 36 %.
 inline constexpr std::size_t kVisitGroup = 8;
 inline constexpr std::size_t kVisitAhead = 24;
 static_assert(kVisitAhead % kVisitGroup == 0);
@@ -44,9 +44,9 @@ class RowPrefetch {
   std::size_t inner_;
 };
 
-// Keys that the first match in their home bucket does not lead to: moved on to another bucket, behind a
-// key of the same tag, or missing. About one in fifteen. They queue up, and each step of a key's search
-// asks for the memory that its next step reads, when the others have had their turns.
+// Keys that the first match in their home bucket does not lead to: moved on to another bucket,
+// behind a key of the same tag, or missing. About one in fifteen. They queue up, and each step of a
+// key's search asks for the memory that its next step reads, when the others have had their turns.
 template <typename Use>
 class LateKeys {
  public:
@@ -176,8 +176,9 @@ void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefet
   late.Flush();
 }
 
-// Calls use(i, hash, header or null) for the keys at the places `missing`, which it sorts. `use` may
-// create rows: each key is looked up when its turn comes, so a key made earlier in the call is found.
+// Calls use(i, hash, header or null) for the keys at the places `missing`, which it sorts. `use`
+// may create rows: each key is looked up when its turn comes, so a key made earlier in the call is
+// found.
 template <typename Use>
 void VisitMissing(const RowTable& table, std::span<const Key> keys,
                   std::vector<std::uint32_t>* missing, Use&& use) {

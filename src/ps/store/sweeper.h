@@ -9,9 +9,10 @@
 namespace ps::store {
 
 // Walks over every row of a table in slab order, in bounded steps with other work between them.
-// A step handles at most `rows_max` places (0 = all) and returns true when the sweep has come round.
-// Rows never move, so a row is met at most once in a sweep whatever happens between the steps; slabs
-// and index segments found empty go back. Starting the other kind of sweep abandons the one under way.
+// A step handles at most `rows_max` places (0 = all) and returns true when the sweep has come
+// round. Rows never move, so a row is met at most once in a sweep whatever happens between the
+// steps; slabs and index segments found empty go back. Starting the other kind of sweep abandons
+// the one under way.
 class Sweeper {
  public:
   // Multiplies values (by the optimizer's rule) and counts by `factor`.
