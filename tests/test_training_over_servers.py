@@ -90,6 +90,7 @@ def test_each_of_200_losses_over_two_servers_equals_plain_keras(
 ) -> None:
     data = plain._data(64 * STEPS)
     width = plain.CONFIG.feature_config.get_model_input_dim()
+    keras.utils.set_random_seed(1)
     model = plain._network(width)
     reference = plain._copy_of(model, width)
     losses, start = _train_over(servers, data, model, depth=0)
