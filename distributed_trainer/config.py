@@ -293,7 +293,7 @@ class TrainerConfig(ConfigBase):
             )
 
     def check_trainable(self) -> None:
-        """What training needs beyond `validate`: features, targets and a place of the data.
+        """What training needs beyond `validate`: at least one feature and one target.
 
         Raises:
             ConfigurationError: names the field that is missing.
