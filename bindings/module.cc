@@ -6,6 +6,7 @@
 #include "bindings/definitions.h"
 #include "bindings/isolation.h"
 #include "bindings/keys.h"
+#include "bindings/optimizers.h"
 #include "bindings/server.h"
 #include "ps/base/version.h"
 
@@ -16,6 +17,7 @@ NB_MODULE(_core, module) {
   ps::bindings::BindIsolation(module);
   ps::bindings::BindDefinitions(module);
   ps::bindings::BindKeys(module);
+  ps::bindings::BindOptimizers(module);
   ps::bindings::BindClient(module);
   ps::bindings::BindServer(module);
 }

@@ -32,6 +32,26 @@ def partition_owners(
 def optimizer_config(name: str, params: dict[str, float]) -> dict[str, float]:
     """All parameters, defaults filled in; ConfigurationError on unknown names or bad values."""
 
+class Optimizer:
+    """An optimizer over rows in NumPy memory: each row of a two-dimensional array is `dim` values
+    and the state behind them."""
+
+    def __init__(self, name: str, params: dict[str, float]) -> None:
+        """ConfigurationError on an unknown name, unknown parameters or bad values."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def params(self) -> dict[str, float]: ...
+    def state_parts(self, dim: int) -> list[tuple[str, int]]:
+        """Names and widths of the state's parts, in the order in which they lie in a row."""
+
+    def init_state(self, rows: NDArray[np.float32], dim: int) -> None:
+        """Writes the state of rows (n, dim + state) that have just got their values."""
+
+    def apply(self, rows: NDArray[np.float32], grads: NDArray[np.float32]) -> None:
+        """Updates rows (n, dim + state) in place by gradients (n, dim)."""
+
 def symbol_origins() -> dict[str, str]:
     """Where a few C library symbols used by this module come from: paths of shared objects."""
 
