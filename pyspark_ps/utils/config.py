@@ -115,7 +115,11 @@ class PSConfig(ConfigBase):
         max_message_size: bytes of one frame, 256 MiB at most; a larger request travels in parts.
         auto_decay, decay_interval_steps, decay_factor, prune_threshold: later.
         s3_region, s3_endpoint_url: how data on S3 is reached.
-        s3_bucket and the other s3_* fields, checkpoint_path: later (checkpoints).
+        s3_compression: of a checkpoint's files, in any storage ("zstd", "lz4", "snappy", "gzip",
+            "none").
+        s3_multipart_threshold: bytes from which a file goes to S3 in parts.
+        s3_max_concurrency: parts under way to S3 at once, per process.
+        s3_bucket, s3_checkpoint_prefix, checkpoint_path: later (checkpoints).
         checkpoint_on_shutdown: saves at shutdown when a place for checkpoints is set, which comes
             later: until then it has nothing to do.
         virtual_nodes_per_server: points per server on the ring that partitions are placed by.
@@ -156,11 +160,9 @@ class PSConfig(ConfigBase):
     s3_region: str = setting("us-east-1")
     s3_endpoint_url: str | None = setting(None)
     s3_checkpoint_prefix: str = setting("checkpoints/", not_built=_CHECKPOINTS_LATER)
-    s3_compression: str = setting("zstd", not_built=_CHECKPOINTS_LATER)
-    s3_multipart_threshold: int = setting(
-        8_388_608, at_least=5_242_880, not_built=_CHECKPOINTS_LATER
-    )
-    s3_max_concurrency: int = setting(10, at_least=1, not_built=_CHECKPOINTS_LATER)
+    s3_compression: str = setting("zstd", choices=("zstd", "lz4", "snappy", "gzip", "none"))
+    s3_multipart_threshold: int = setting(8_388_608, at_least=5_242_880)
+    s3_max_concurrency: int = setting(10, at_least=1, at_most=1_000)
     checkpoint_on_shutdown: bool = setting(True)
     virtual_nodes_per_server: int = setting(150, at_least=1, at_most=10_000)
     max_embeddings_per_shard: int = setting(10_000_000, at_least=0)
