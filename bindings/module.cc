@@ -7,6 +7,7 @@
 #include "bindings/isolation.h"
 #include "bindings/keys.h"
 #include "bindings/optimizers.h"
+#include "bindings/segments.h"
 #include "bindings/server.h"
 #include "ps/base/version.h"
 
@@ -18,6 +19,7 @@ NB_MODULE(_core, module) {
   ps::bindings::BindDefinitions(module);
   ps::bindings::BindKeys(module);
   ps::bindings::BindOptimizers(module);
+  ps::bindings::BindSegments(module);
   ps::bindings::BindClient(module);
   ps::bindings::BindServer(module);
 }

@@ -1,7 +1,7 @@
 """Batches: the public `Batch` and `BatchIterator`, and the trainer's own road from units of work.
 
 The road: `unit_batches` reads a unit of work, maps ids to keys, shuffles and yields `KeyBatch`es:
-unique keys per table to pull, and positions in them that the compiled step gathers by.
+unique keys per table to pull, and positions in them that the look-ups gather by.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ T = TypeVar("T")
 SHUFFLE_WINDOW_BATCHES = 128  # rows are shuffled within this many batches ...
 SHUFFLE_WINDOW_ROWS_MAX = 1 << 20  # ... and at most this many rows, which bounds memory
 
-Lookups = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
-
 
 @dataclass
 class KeyBatch:
@@ -51,10 +49,9 @@ class KeyBatch:
     Attributes:
         keys: table -> uint64 (U,), unique, in first-occurrence order; every table of the
             configuration, in sorted order. This is what to pull and whose gradients to push.
-        positions: dim -> int32 (B, features of that dim that are no lists, in sorted order): row
-            numbers in the rows of that dim's tables laid one behind the other (sorted by name).
-        lists: list feature -> (int32 (N,) row numbers as above, int32 (N,) sample of each,
-            float32 (N,) 1 / length of the sample's list).
+        positions: sparse feature -> int32 (B,), of list features (N,): where among its table's keys
+            each id stands.
+        offsets: list feature -> int64 (B + 1,): sample i has positions[offsets[i]:offsets[i + 1]].
         dense: float32 (B, D), features in sorted order.
         targets: float32 (B, T), or int32 (B,) for multiclass; None where not asked for.
         weights: float32 (B,), normalised where the configuration says so.
@@ -63,8 +60,8 @@ class KeyBatch:
     """
 
     keys: dict[str, NDArray[np.uint64]]
-    positions: dict[int, NDArray[np.int32]]
-    lists: dict[str, Lookups]
+    positions: dict[str, NDArray[np.int32]]
+    offsets: dict[str, NDArray[np.int64]]
     dense: NDArray[np.float32]
     targets: NDArray[Any] | None
     weights: NDArray[np.float32]
@@ -141,7 +138,7 @@ def table_batches(
 
 
 class _KeyBatchMaker:
-    """Makes a KeyBatch of a batch's columns: unique keys per table, positions per dim."""
+    """Makes a KeyBatch of a batch's columns: unique keys per table, positions per feature."""
 
     def __init__(self, config: TrainerConfig) -> None:
         features = config.feature_config
@@ -152,70 +149,36 @@ class _KeyBatchMaker:
             table: [name for name in names if features.get_table(name) == table]
             for table in features.get_tables()
         }
-        self._dim_of = features.get_tables()
-        self._names_of_dim = {
-            dim: [name for name in names if features.get_embedding_dim(name) == dim]
-            for dim in sorted(set(self._dim_of.values()))
-        }
 
     def __call__(self, columns: Columns) -> KeyBatch:
-        rows = columns.num_rows
-        slot = {
-            name: index
-            for names in self._names_of_dim.values()
-            for index, name in enumerate(n for n in names if n in columns.keys)
-        }
+        weights = batch_weights(columns.weights, self._normalize)
         batch = KeyBatch(
             keys={},
-            positions={
-                dim: np.empty((rows, sum(name in columns.keys for name in names)), np.int32)
-                for dim, names in self._names_of_dim.items()
-            },
-            lists={},
+            positions={},
+            offsets={name: offsets for name, (_, offsets) in columns.lists.items()},
             dense=columns.dense,
             targets=columns.targets,
-            weights=self._weights(columns.weights),
-            num_rows=rows,
-            weight_sum=0.0,
+            weights=weights,
+            num_rows=columns.num_rows,
+            weight_sum=float(weights.sum(dtype=np.float64)),
         )
-        batch.weight_sum = float(batch.weights.sum(dtype=np.float64))
-        base = dict.fromkeys(self._names_of_dim, 0)
         for table, names in self._features_of.items():
-            dim = self._dim_of[table]
-            unique, inverse = self._unique(_joined_keys(columns, names))
-            if base[dim]:
-                inverse = inverse + np.int32(base[dim])
-            base[dim] += len(unique)
-            batch.keys[table] = unique
+            parts = [columns.ids(name) for name in names]
+            joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            batch.keys[table], positions = self._unique(joined)
             first = 0
-            for name in names:
-                if name in slot:
-                    batch.positions[dim][:, slot[name]] = inverse[first : first + rows]
-                    first += rows
-                else:
-                    offsets = columns.lists[name][1]
-                    count = int(offsets[-1] - offsets[0])
-                    batch.lists[name] = _lookups(inverse[first : first + count], offsets)
-                    first += count
+            for name, part in zip(names, parts, strict=True):
+                batch.positions[name] = positions[first : first + len(part)]
+                first += len(part)
         return batch
 
-    def _weights(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not self._normalize:
-            return weights
-        total = weights.sum(dtype=np.float64)
-        return weights * np.float32(len(weights) / total) if total > 0 else weights
 
-
-def _joined_keys(columns: Columns, names: Sequence[str]) -> NDArray[np.uint64]:
-    keys = [columns.keys[n] if n in columns.keys else columns.lists[n][0] for n in names]
-    return keys[0] if len(keys) == 1 else np.concatenate(keys)
-
-
-def _lookups(positions: NDArray[np.int32], offsets: NDArray[np.int64]) -> Lookups:
-    lengths = np.diff(offsets)
-    samples = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    share = (1.0 / np.maximum(lengths, 1)).astype(np.float32)
-    return positions, samples, share[samples]
+def batch_weights(weights: NDArray[np.float32], normalize: bool) -> NDArray[np.float32]:
+    """Weights of a batch (B,); normalised they add up to B, unless all are zero."""
+    total = weights.sum(dtype=np.float64)
+    if not normalize or total == 0:
+        return weights
+    return weights * np.float32(len(weights) / total)
 
 
 _END = object()
@@ -393,15 +356,11 @@ class BatchIterator:
             order = np.random.default_rng(self._seed).permutation(self.num_samples)
         for first in range(0, self.num_samples, self._batch_size):
             rows = order[first : first + self._batch_size]
-            weights = self._weights[rows]
-            total = weights.sum(dtype=np.float64)
-            if self._normalize and total > 0:
-                weights = weights * np.float32(len(rows) / total)
             yield Batch(
                 sparse_features={name: ids[rows] for name, ids in self._sparse.items()},
                 dense_features={name: values[rows] for name, values in self._dense.items()},
                 targets=None if self._targets is None else self._targets[rows],
-                weights=weights,
+                weights=batch_weights(self._weights[rows], self._normalize),
                 batch_size=len(rows),
             )
 

@@ -154,6 +154,10 @@ class Columns:
             weights=np.concatenate([part.weights for part in parts]),
         )
 
+    def ids(self, name: str) -> NDArray[np.uint64]:
+        """A feature's keys, of lists one behind the other."""
+        return self.keys[name] if name in self.keys else self.lists[name][0]
+
     def as_lists(self, name: str) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """A feature's (keys, offsets); a plain one as lists of one."""
         if name in self.lists:

@@ -372,26 +372,30 @@ def assemble_inputs(
         dense_names: of the D columns.
 
     Returns:
-        {feature: tensor} where the inputs are named after the features, else float32 (B, width):
-        the pieces, then the dense columns. A dense input of shape () gets (B,), others (B, 1).
+        `named_inputs` where the inputs are named after the features, else float32 (B, width):
+        the pieces, then the dense columns.
     """
     if takes_features_by_name(model, [*pieces, *dense_names]):
-        ranks = {tensor.name: len(tensor.shape) for tensor in _inputs_of(model)}
-        inputs = dict(pieces)
-        for index, name in enumerate(dense_names):
-            column = dense[:, index]
-            inputs[name] = column if ranks[name] == 1 else column[:, None]
-        return inputs
-    return matrix_input(list(pieces.values()), dense)
-
-
-def matrix_input(pieces: Sequence[Any], dense: Any) -> Any:
-    """float32 (B, width): the pieces side by side, then the dense columns (None = none)."""
+        columns = {name: dense[:, i : i + 1] for i, name in enumerate(dense_names)}
+        return named_inputs(model, {**pieces, **columns})
     import tensorflow as tf
 
-    parts = list(pieces)
+    parts = list(pieces.values())
     if dense is not None and dense.shape[1] != 0:
         parts.append(dense)
     if not parts:
         raise ConfigurationError("the model's input has no features")
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
+
+
+def named_inputs(model: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """{input: tensor} of a model whose inputs are named after the features.
+
+    Args:
+        columns: feature -> tensor (B, dim), dense features (B, 1); an input of shape () gets (B,).
+    """
+    inputs = dict(columns)
+    for tensor in _inputs_of(model):
+        if len(tensor.shape) == 1:
+            inputs[tensor.name] = inputs[tensor.name][:, 0]
+    return inputs

@@ -132,7 +132,7 @@ class DistributedTrainer:
         self._take_model(TFModelWrapper(model_builder=builder), builder)
 
     def _take_model(self, wrapper: Any, builder: Callable[[], Any]) -> None:
-        from distributed_trainer.step import check_model
+        from distributed_trainer.model_check import check_model
 
         self._check_open()
         if self._started:

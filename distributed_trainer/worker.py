@@ -220,7 +220,7 @@ class WorkerTrainer:
             report.add_moving({name: values[name] for name in moving}, report.samples)
 
     def _batches(self, task: WorkerTask) -> Iterator[NumberedBatch]:
-        from distributed_trainer.step import rate_scale
+        from distributed_trainer.schedule import rate_scale
 
         first_steps = task.first_steps or (0,) * len(task.units)
         for unit, first_step in zip(task.units, first_steps, strict=True):

@@ -26,6 +26,27 @@ def hash_objects(objects: Sequence[object] | NDArray[np.object_]) -> NDArray[np.
 def unique(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
     """Distinct keys in order of first occurrence (U,), and each key's position among them (N,)."""
 
+def gather_rows(
+    matrix: NDArray[np.float32],
+    lookups: Sequence[
+        tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64] | None, int]
+    ],
+) -> None:
+    """Writes rows into columns of `matrix` (B, W), which is C-contiguous.
+
+    lookups: (rows (U, dim), positions, offsets, first column). Without offsets positions (B,) name
+    the row of each sample; with offsets (B + 1,) sample i gets the mean of the rows named by
+    positions[offsets[i]:offsets[i + 1]], zeros where there are none."""
+
+def sum_rows(
+    matrix: NDArray[np.float32],
+    lookups: Sequence[
+        tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64] | None, int]
+    ],
+) -> None:
+    """The transpose of `gather_rows`: adds columns of `matrix` to the rows, in order of lookups
+    and samples; a sample of n positions gives each 1/n."""
+
 def partition_owners(
     server_count: int, virtual_nodes: int, partition_count: int
 ) -> NDArray[np.uint32]: ...

@@ -85,7 +85,7 @@ def test_keys_are_unique_and_positions_lead_back_to_each_rows_id(unit: UnitOfWor
     for batch in unit_batches(unit, CONFIG, seed=3):
         keys = batch.keys["id"]
         assert len(set(keys.tolist())) == len(keys)
-        found = keys[batch.positions[4][:, 0]]
+        found = keys[batch.positions["id"]]
         assert found.tolist() == [int(row) % 7 for row in batch.dense[:, 0]]
 
 
@@ -116,20 +116,15 @@ def test_features_of_one_table_share_one_set_of_keys() -> None:
     columns, batch = _shared_batch()
     assert list(batch.keys) == ["b", "d", "z"]
     assert sorted(batch.keys["z"].tolist()) == [1, 2, 5, 6]
-    rows = np.concatenate([batch.keys["b"], batch.keys["z"]])  # tables of dim 4, sorted by name
-    assert batch.positions[4].shape == (3, 3)
-    for index, name in enumerate(["a", "b", "c"]):
-        assert rows[batch.positions[4][:, index]].tolist() == columns[name]
-    assert batch.keys["d"][batch.positions[2][:, 0]].tolist() == columns["d"]
+    for name, table in {"a": "z", "b": "b", "c": "z", "d": "d"}.items():
+        assert batch.keys[table][batch.positions[name]].tolist() == columns[name]
 
 
-def test_lists_give_look_ups_with_their_sample_and_share() -> None:
+def test_lists_give_positions_and_the_offsets_of_each_sample() -> None:
     _, batch = _shared_batch()
-    rows = np.concatenate([batch.keys["b"], batch.keys["z"]])
-    positions, samples, shares = batch.lists["e"]
-    assert rows[positions].tolist() == [5, 6, 5, 1]
-    assert samples.tolist() == [0, 0, 0, 2]
-    np.testing.assert_allclose(shares, [1 / 3, 1 / 3, 1 / 3, 1])
+    assert batch.keys["z"][batch.positions["e"]].tolist() == [5, 6, 5, 1]
+    assert batch.offsets["e"].tolist() == [0, 3, 3, 4]
+    assert list(batch.offsets) == ["e"]
 
 
 def test_normalized_weights_add_up_to_the_rows_of_each_batch() -> None:

@@ -45,8 +45,8 @@ class RecordingClient:
 def numbered(index: int, stream: str = "s") -> NumberedBatch:
     batch = KeyBatch(
         keys={"t": np.array([index], np.uint64)},
-        positions={2: np.zeros((1, 1), np.int32)},
-        lists={},
+        positions={"f": np.zeros(1, np.int32)},
+        offsets={},
         dense=np.zeros((1, 0), np.float32),
         targets=None,
         weights=np.ones(1, np.float32),

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from distributed_trainer.batch_iterator import KeyBatch, table_batches
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
 from distributed_trainer.errors import TrainingError
-from distributed_trainer.step import TrainingStep, check_model, rate_scale
+from distributed_trainer.model_check import check_model
+from distributed_trainer.schedule import rate_scale
+from distributed_trainer.step import TrainingStep
 from distributed_trainer.tf_model_wrapper import TFModelWrapper
 from pyspark_ps.errors import ConfigurationError
 
