@@ -9,6 +9,7 @@
 #include "bindings/optimizers.h"
 #include "bindings/segments.h"
 #include "bindings/server.h"
+#include "bindings/views.h"
 #include "ps/base/version.h"
 
 NB_MODULE(_core, module) {
@@ -22,4 +23,5 @@ NB_MODULE(_core, module) {
   ps::bindings::BindSegments(module);
   ps::bindings::BindClient(module);
   ps::bindings::BindServer(module);
+  ps::bindings::BindViews(module);
 }

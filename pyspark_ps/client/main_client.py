@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import numbers
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyspark_ps import _core
+from pyspark_ps.client.initial_weights import (
+    check_strategy,
+    checked_shape,
+    initializer,
+    is_number,
+)
 from pyspark_ps.client.options import client_options
 from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
 
 _logger = get_logger(__name__)
 
-INIT_STRATEGIES = ("zeros", "ones", "random", "normal", "xavier", "he")
 # A start takes as long as Python needs to start, however short the deadline of calls is.
 START_SECONDS_MIN = 30.0
 # What a driver that ends without a shutdown gives its servers.
@@ -105,7 +109,7 @@ class PSMainClient:
         """
         with self._lock:
             if self._running is None:
-                cluster, secret = make_cluster(self._context, self.config)
+                cluster, secret = self._new_cluster()
                 cluster.start(max(self.config.timeout_seconds, START_SECONDS_MIN))
                 self._end_at_exit = weakref.finalize(self, cluster.end, EXIT_GRACE_SECONDS)
                 try:
@@ -117,12 +121,15 @@ class PSMainClient:
                     raise
             return self.get_server_info()
 
+    def _new_cluster(self) -> tuple[Cluster, bytes]:
+        return make_cluster(self._context, self.config)
+
     def shutdown_servers(self, grace_period_seconds: float = 30) -> None:
         """Ends all servers; requests under way get the grace period. Rows and weights are gone.
 
         Does nothing when the servers were not started.
         """
-        if not _is_number(grace_period_seconds) or grace_period_seconds < 0:
+        if not is_number(grace_period_seconds) or grace_period_seconds < 0:
             raise InvalidArgumentError(
                 f"shutdown_servers: grace_period_seconds = {grace_period_seconds!r}: allowed is a "
                 "number >= 0"
@@ -186,23 +193,15 @@ class PSMainClient:
                 with another shape; then nothing is changed.
         """
         running = self._get()
-        if init_strategy not in INIT_STRATEGIES:
-            raise InvalidArgumentError(
-                f"init_weights: init_strategy = {init_strategy!r}: allowed are "
-                + ", ".join(INIT_STRATEGIES)
-            )
-        if not _is_number(init_scale) or init_scale < 0:
-            raise InvalidArgumentError(
-                f"init_weights: init_scale = {init_scale!r}: allowed is a finite number >= 0"
-            )
-        shapes = {name: _checked_shape(name, shape) for name, shape in weight_shapes.items()}
+        check_strategy(init_strategy, init_scale)
+        shapes = {name: checked_shape(name, shape) for name, shape in weight_shapes.items()}
         if not shapes:
             return
         ids = running.define_tensors(shapes)
-        tensors = [
-            {"id": ids[name], **_initializer(init_strategy, float(init_scale), shape)}
-            for name, shape in shapes.items()
-        ]
+        tensors = []
+        for name, shape in shapes.items():
+            init, scale = initializer(init_strategy, init_scale, shape)
+            tensors.append({"id": ids[name], "init": init, "scale": scale})
         running.control_all({"op": "init_tensors", "tensors": tensors})
 
     def set_weights(self, weights: Mapping[str, ArrayLike]) -> None:
@@ -257,13 +256,13 @@ class PSMainClient:
         """
         running = self._get()
         if method == "multiply":
-            if not _is_number(factor) or not 0 < factor <= 1:
+            if not is_number(factor) or not 0 < factor <= 1:
                 raise InvalidArgumentError(
                     f"decay_embeddings: factor = {factor!r}: allowed is a number > 0 and <= 1"
                 )
             arguments: dict[str, Any] = {"factor": float(factor)}
         elif method == "prune":
-            if not _is_number(min_count) or min_count < 0:
+            if not is_number(min_count) or min_count < 0:
                 raise InvalidArgumentError(
                     f"decay_embeddings: min_count = {min_count!r}: allowed is a number >= 0"
                 )
@@ -439,51 +438,8 @@ def _server_infos(cluster: Cluster, secret: bytes, config: PSConfig) -> list[Ser
     return infos
 
 
-def _is_number(value: Any) -> bool:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)
-
-
 def _as_array(name: str, values: ArrayLike) -> NDArray[Any]:
     try:
         return np.asarray(values)
     except ValueError as error:
         raise InvalidArgumentError(f"set_weights: {name!r} is no array: {error}") from error
-
-
-def _checked_shape(name: Any, shape: Any) -> tuple[int, ...]:
-    if not isinstance(name, str) or not name:
-        raise InvalidArgumentError(f"init_weights: name {name!r}: allowed is a non-empty string")
-    sizes: list[Any] = list(shape) if isinstance(shape, (Sequence, np.ndarray)) else [None]
-    if not all(_is_number(size) and isinstance(size, numbers.Integral) for size in sizes) or any(
-        size < 0 for size in sizes
-    ):
-        raise InvalidArgumentError(
-            f"init_weights: shape of {name!r} is {shape!r}: allowed is a tuple of integers >= 0"
-        )
-    return tuple(int(size) for size in sizes)
-
-
-def _initializer(strategy: str, scale: float, shape: tuple[int, ...]) -> dict[str, Any]:
-    """A strategy in terms of those that the servers know."""
-    if strategy not in ("xavier", "he"):
-        return {"init": strategy, "scale": scale}
-    fan_in, fan_out = compute_fans(shape)
-    variance = 2 / (fan_in + fan_out) if strategy == "xavier" else 2 / fan_in
-    return {"init": "normal", "scale": math.sqrt(variance)}
-
-
-def compute_fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan_in, fan_out) of a dense weight, as Keras counts them; at least 1 each.
-
-    Rank 0: 1 and 1. Rank 1: its length for both. Rank 2: rows and columns. Convolution kernels: the
-    last two sizes, each times the product of the others.
-    """
-    if len(shape) < 1:
-        return 1, 1
-    if len(shape) == 1:
-        fan_in = fan_out = shape[0]
-    else:
-        receptive_field = math.prod(shape[:-2])
-        fan_in, fan_out = shape[-2] * receptive_field, shape[-1] * receptive_field
-    return max(1, fan_in), max(1, fan_out)

@@ -6,6 +6,7 @@ import json
 import logging
 import secrets
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyspark_ps import _core
@@ -56,14 +57,21 @@ def check_encryption(spark_context: SparkContext | None, config: PSConfig) -> No
             )
 
 
-def make_cluster(spark_context: SparkContext | None, config: PSConfig) -> tuple[Cluster, bytes]:
-    """A cluster whose coordinator listens and whose servers are not started yet, and its secret."""
+def make_cluster(
+    spark_context: SparkContext | None,
+    config: PSConfig,
+    beside_driver: Callable[[list[LaunchSpec]], Placement] = LocalPlacement,
+) -> tuple[Cluster, bytes]:
+    """A cluster whose coordinator listens and whose servers are not started yet, and its secret.
+
+    `beside_driver` makes the placement of servers that run on the driver's host.
+    """
     secret = secrets.token_bytes(SECRET_BYTES)
     placement_name = resolve_placement(spark_context, config)
     if placement_name == "local":
         coordinator = _coordinator(config, secret, _local_addresses(config), port_base=0)
         specs = _launch_specs(config, secret, coordinator.address, _local_addresses(config))
-        placement: Placement = LocalPlacement(specs)
+        placement = beside_driver(specs)
     else:
         assert spark_context is not None
         conf = spark_context.getConf()

@@ -14,8 +14,7 @@ def fresh_state(name, params, p):
     if name == "adagrad":
         return {"acc": np.full_like(p, params["initial_accumulator"])}
     n = np.zeros_like(p)
-    z = -(np.sign(p) * params["l1"] + p * _ftrl_denominator(params, n))
-    return {"z": np.where(p == 0, 0.0, z), "n": n}
+    return {"z": np.where(p == 0, 0.0, z_of(params, p, n)), "n": n}
 
 
 def step(name, params, p, g, state):
@@ -64,6 +63,11 @@ def _ftrl_power(params, n):
 
 def _ftrl_denominator(params, n):
     return params["l2"] + (params["beta"] + _ftrl_power(params, n)) / params["alpha"]
+
+
+def z_of(params, p, n):
+    """FTRL's z that yields p, which is not 0."""
+    return -(np.sign(p) * params["l1"] + p * _ftrl_denominator(params, n))
 
 
 def _ftrl(params, p, g, state):

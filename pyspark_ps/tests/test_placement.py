@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyspark_ps import ConfigurationError, PSConfig, TableConfig
-from pyspark_ps.client.main_client import compute_fans
+from pyspark_ps.client.initial_weights import compute_fans
 from pyspark_ps.placement.executors import (
     Executor,
     _explain,

@@ -16,6 +16,13 @@ void WeightStore::Assign(ChunkId id, std::span<const float> values) {
   optimizer_->InitState(values, StateOf(chunk));
 }
 
+void WeightStore::Restore(ChunkId id, std::span<const float> values, std::span<const float> state) {
+  assert(state.size() == optimizer_->StateFloats(values.size()));
+  Chunk& chunk = Renew(id, values.size());
+  std::copy(values.begin(), values.end(), ValuesOf(chunk).begin());
+  std::copy(state.begin(), state.end(), StateOf(chunk).begin());
+}
+
 void WeightStore::AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,
                                 std::uint64_t stream, std::size_t floats) {
   Chunk& chunk = Renew(id, floats);

@@ -35,6 +35,8 @@ class WeightStore {
   // Sets or replaces the values (which lie outside the store); optimizer state starts fresh, the
   // version goes up.
   void Assign(ChunkId id, std::span<const float> values);
+  // The same with the optimizer's state, of StateFloats(values.size()) floats.
+  void Restore(ChunkId id, std::span<const float> values, std::span<const float> state);
   // Values [first, first+floats) of the tensor's initial sequence (see FillInitial), then as
   // Assign.
   void AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,

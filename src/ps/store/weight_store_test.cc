@@ -66,6 +66,18 @@ TEST_F(WeightStoreTest, AssignStartsStateFresh) {
   EXPECT_EQ(Copy(store_.Get(id_).state), (std::vector<float>{0, 0, 0}));
 }
 
+TEST_F(WeightStoreTest, ARestoredChunkGoesOnWhereTheOtherStopped) {
+  store_.Assign(id_, values_);
+  store_.Apply(id_, values_, 1);
+  WeightStore other(optimizer_.get());
+  other.Restore(id_, store_.Get(id_).values, store_.Get(id_).state);
+  EXPECT_EQ(other.Get(id_).version, 1u);
+  store_.Apply(id_, values_, 1);
+  other.Apply(id_, values_, 1);
+  EXPECT_EQ(Copy(other.Get(id_).values), Copy(store_.Get(id_).values));
+  EXPECT_EQ(Copy(other.Get(id_).state), Copy(store_.Get(id_).state));
+}
+
 TEST_F(WeightStoreTest, AssignMayChangeTheSize) {
   store_.Assign(id_, values_);
   for (std::size_t floats : {5, 2, 0, 4}) {
