@@ -34,6 +34,7 @@ class NumberedBatch:
     stream: str
     rate_scale: float = 1.0
     seed: int = 0
+    unit: str = ""  # its id
 
 
 class StopWatch:

@@ -9,7 +9,8 @@ from typing import Any
 from distributed_trainer.task import TaskReport
 from distributed_trainer.worker import WorkerTrainingResult
 
-TRAINED, SKIPPED, NO_DATA = "trained", "skipped", "no_data"
+# A diverged day ends the range that a callback (TerminateOnNaN) was to stop.
+TRAINED, SKIPPED, NO_DATA, DIVERGED = "trained", "skipped", "no_data", "diverged"
 
 
 @dataclass
@@ -21,11 +22,12 @@ class DayTrainingResult:
         avg_loss: sum of per-sample loss x weight / samples.
         worker_results: one per worker that had work.
         checkpoint_path: None where no checkpoint was written.
-        status: "trained", "no_data" or "skipped".
+        status: "trained", "no_data", "skipped" or "diverged".
         metrics: merged over all workers.
         validation: metrics of the model on the day before it was trained on it; None = not asked.
         seconds: where the workers' wall time went, summed over them, by stage.
         table_rows: table -> rows on the servers at the day's end.
+        slowest_files: path, files, rows and seconds of what took longest, slowest first.
     """
 
     date: str
@@ -40,6 +42,7 @@ class DayTrainingResult:
     validation: dict[str, float] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     table_rows: dict[str, int] = field(default_factory=dict)
+    slowest_files: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """The day as a plain record, one row of a DataFrame."""
@@ -55,7 +58,18 @@ class DayTrainingResult:
             "validation": None if self.validation is None else dict(self.validation),
             "seconds": dict(self.seconds),
             "table_rows": dict(self.table_rows),
+            "slowest_files": [dict(file) for file in self.slowest_files],
         }
+
+
+def metrics_of(report: TaskReport) -> dict[str, float]:
+    """The merged metrics by name."""
+    return dict(report.metrics.result()) if report.metrics is not None else {}
+
+
+def evaluation_of(report: TaskReport) -> dict[str, float]:
+    """Loss and metrics by name."""
+    return {"loss": report.avg_loss, **metrics_of(report)}
 
 
 def summarize(
@@ -70,7 +84,7 @@ def summarize(
         "total_samples": totals.samples,
         "total_batches": totals.batches,
         "avg_loss": totals.avg_loss,
-        "metrics": totals.metrics.result() if totals.metrics is not None else {},
+        "metrics": metrics_of(totals),
         "total_time_seconds": seconds,
         "daily_results": [day.record() for day in days],
     }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from distributed_trainer.batch_iterator import KeyBatch
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.errors import TrainingError
+from distributed_trainer.errors import DivergedError
 from distributed_trainer.lookups import Lookups, aligned_floats, clip_rows, is_aligned
 from distributed_trainer.model_check import check_model
 from distributed_trainer.tf_model_wrapper import (
@@ -87,7 +87,7 @@ class TrainingStep:
             seed: of dropout and the like (`DayPass.batch_seed`).
 
         Raises:
-            TrainingError: the loss is NaN or infinite.
+            DivergedError: the loss is NaN or infinite.
         """
         flat = self._take_weights(weights)
         function = self._function("train", flat is not None)
@@ -98,7 +98,7 @@ class TrainingStep:
         losses, predictions, dense_gradient, *input_gradient = function(inputs)
         loss, loss_sum = _view(losses).tolist()
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss is {loss} (batch of {batch.num_rows} rows): the model has "
                 "diverged; lower the learning rates, or set clipnorm and embedding_clipnorm"
             )

@@ -66,6 +66,7 @@ class WorkerTask:
     mode: str = TRAIN
     # Steps of the run before each unit (for the learning-rate schedule); empty = all 0.
     first_steps: tuple[int, ...] = ()
+    rate_scale: float = 1.0  # of all learning rates, beside a schedule's
 
 
 @dataclass
@@ -77,6 +78,7 @@ class TaskReport:
         weight_sum: sum of sample weights.
         metrics: states that merge exactly.
         seconds: where the wall time went, by name (read, pull, step, push, start, ...).
+        unit_seconds: unit id -> wall time from its first batch to its last.
         moving: non-trainable weights by name, summed as value x rows seen (float64), and
             `moving_rows` the rows they stand for, so that workers average by rows seen.
     """
@@ -87,6 +89,7 @@ class TaskReport:
     weight_sum: float = 0.0
     metrics: MetricState | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    unit_seconds: dict[str, float] = field(default_factory=dict)
     moving: dict[str, Any] = field(default_factory=dict)
     moving_rows: int = 0
     # unit id -> float32 (rows, output_dim), in the files' own order; of a PREDICT task.
@@ -105,6 +108,8 @@ class TaskReport:
                 self.metrics.merge(other.metrics)
         for name, seconds in other.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        for unit, seconds in other.unit_seconds.items():
+            self.unit_seconds[unit] = self.unit_seconds.get(unit, 0.0) + seconds
         for name, total in other.moving.items():
             self.moving[name] = self.moving[name] + total if name in self.moving else total
         self.moving_rows += other.moving_rows

@@ -207,9 +207,12 @@ class WorkerTrainer:
     ) -> None:
         pipeline = Pipeline(client, self._wrapper.get_trainable_names(), self.config.prefetch_depth)
 
+        clock = _UnitClock(report)
+
         def step(numbered: NumberedBatch, rows: Rows, weights: Rows) -> StepResult:
             result: StepResult = self._step.train(numbered.batch, rows, weights, seed=numbered.seed)
             self._count(report, numbered, result.loss_sum, result.predictions)
+            clock.batch_done(numbered.unit)
             return result
 
         with contextlib.closing(read_ahead(self._batches(task), READ_AHEAD_BATCHES)) as batches:
@@ -230,7 +233,8 @@ class WorkerTrainer:
                 yield NumberedBatch(
                     batch=batch,
                     stream=stream,
-                    rate_scale=rate_scale(self.config, first_step + index),
+                    unit=unit.id,
+                    rate_scale=task.rate_scale * rate_scale(self.config, first_step + index),
                     seed=task.day.batch_seed(unit, index),
                 )
 
@@ -282,6 +286,19 @@ class WorkerTrainer:
             pipeline.predict(iter(ahead), predict, watch)
         if task.mode == PREDICT:
             report.predictions = {unit: np.concatenate(parts) for unit, parts in kept.items()}
+
+
+class _UnitClock:
+    """Tells a report how long each unit took; the time between two batches is the later one's."""
+
+    def __init__(self, report: TaskReport) -> None:
+        self._seconds = report.unit_seconds
+        self._last = time.perf_counter()
+
+    def batch_done(self, unit: str) -> None:
+        now = time.perf_counter()
+        self._seconds[unit] = self._seconds.get(unit, 0.0) + now - self._last
+        self._last = now
 
 
 def define_on_servers(client: PSWorkerClient, config: TrainerConfig, wrapper: Any) -> None:

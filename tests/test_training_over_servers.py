@@ -202,14 +202,14 @@ def test_a_repeated_task_applies_nothing_twice(tmp_path: Path) -> None:
     _write_day(tmp_path, "2024-03-01")
     with DistributedTrainer(None, _config(tmp_path)) as trainer:
         trainer.set_model_builder(_build)
-        pool = trainer._start()
-        units = trainer._units_of(trainer._path_of("2024-03-01"))
+        session = trainer._start()
+        units = trainer._files.units_of("2024-03-01")
         from distributed_trainer.task import DayPass, WorkerTask
 
         task = WorkerTask(0, DayPass("run", 1, 0, "2024-03-01"), tuple(units))
-        pool.run([task])
+        session._pool.run([task])
         once = trainer.get_model().get_weights()
-        pool.run([task])  # as Spark does with a task whose first result was lost
+        session._pool.run([task])  # as Spark does with a task whose first result was lost
         twice = trainer.get_model().get_weights()
     for a, b in zip(once, twice, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -299,7 +299,7 @@ def test_a_worker_that_was_killed_fails_its_day_and_the_next_day_runs(tmp_path: 
     with DistributedTrainer(None, config) as trainer:
         trainer.set_model_builder(_build)
         trainer.train_single_day("2024-03-01")
-        trainer._pool._workers[1]._process.kill()  # type: ignore[union-attr]
+        trainer._session._pool._workers[1]._process.kill()  # type: ignore[union-attr]
         with pytest.raises(TrainingError, match="2024-03-02 failed: worker 1"):
             trainer.train_single_day("2024-03-02")
         assert trainer.train_single_day("2024-03-02").total_samples == 1800

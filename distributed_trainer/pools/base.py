@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import socket
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ import cloudpickle
 
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.errors import TrainingError
+from distributed_trainer.pools.worker_log import last_lines, start_worker_log
 from distributed_trainer.task import TaskReport, WorkerTask
 from distributed_trainer.worker import WorkerTrainer
 from pyspark_ps.errors import (
@@ -78,7 +81,7 @@ class TaskOutcome:
     @classmethod
     def failed(cls, task: WorkerTask, error: Exception, where: str) -> TaskOutcome:
         """The outcome of a task whose error is being handled."""
-        failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+        failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}{last_lines()}"
         return cls(task.worker_id, error=error, failure=failure, where=where)
 
     def result(self) -> TaskReport:
@@ -112,32 +115,58 @@ class WorkerPool(Protocol):
 _kept: tuple[str, WorkerTrainer] | None = None
 
 
+class WorkerFailure(Exception):
+    """A task's error that another try may cure, with what the worker logged before it."""
+
+
 def run_in_this_process(pickled: PickledSpec, task: WorkerTask) -> TaskOutcome:
     """Runs a task with this process's worker, made anew when the run is another one.
 
     Errors that another try may cure are raised, final ones are in the outcome.
     """
-    global _kept
-    where = socket.gethostname()
+    where = f"{socket.gethostname()}, process {os.getpid()}"
     try:
-        if _kept is not None and _kept[0] != pickled.run:
-            _kept[1].close()
-            _kept = None
-        if _kept is None:
-            spec: WorkerSpec = cloudpickle.loads(pickled.spec)
-            worker = WorkerTrainer(
-                task.worker_id,
-                TrainerConfig.from_dict(spec.config),
-                spec.server_info,
-                spec.model_builder,
-            )
-            _kept = (pickled.run, worker)
-        report = _kept[1].run(task)
+        is_new = _kept is None or _kept[0] != pickled.run
+        report = _worker_of(pickled, task).run(task)
+        if is_new:
+            _freeze()
         return TaskOutcome(task.worker_id, report, where=where, seconds=report.seconds["total"])
     except FINAL_ERRORS as error:
         return TaskOutcome.failed(task, error, where)
+    except Exception as error:
+        _drop_worker()
+        raise WorkerFailure(f"worker {task.worker_id} on {where}; {last_lines()}") from error
     except BaseException:
-        if _kept is not None:
-            _kept[1].close()
-            _kept = None
+        _drop_worker()
         raise
+
+
+def _worker_of(pickled: PickledSpec, task: WorkerTask) -> WorkerTrainer:
+    global _kept
+    if _kept is not None and _kept[0] == pickled.run:
+        return _kept[1]
+    _drop_worker()
+    spec: WorkerSpec = cloudpickle.loads(pickled.spec)
+    config = TrainerConfig.from_dict(spec.config)
+    start_worker_log(verbose=config.verbose)
+    worker = WorkerTrainer(task.worker_id, config, spec.server_info, spec.model_builder)
+    _kept = (pickled.run, worker)
+    return worker
+
+
+def _drop_worker() -> None:
+    global _kept
+    kept, _kept = _kept, None
+    if kept is not None:
+        gc.unfreeze()
+        kept[1].close()
+
+
+def _freeze() -> None:
+    """Takes what lives as long as the worker out of the garbage collector's sight.
+
+    PySpark collects garbage after each task, and the next task of the process waits for it: 0.2 s
+    with TensorFlow's two hundred thousand objects, a few ms without.
+    """
+    gc.collect()
+    gc.freeze()

@@ -15,6 +15,7 @@ from distributed_trainer.errors import TrainingError
 from distributed_trainer.pools.base import (
     PickledSpec,
     TaskOutcome,
+    WorkerFailure,
     WorkerSpec,
     run_in_this_process,
 )
@@ -134,8 +135,10 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             outcome = run_in_this_process(spec, task)
-        except Exception as error:
-            outcome = TaskOutcome.failed(task, error, f"process {os.getpid()}")
+        except WorkerFailure as failure:
+            cause = failure.__cause__
+            assert isinstance(cause, Exception)
+            outcome = TaskOutcome.failed(task, cause, f"process {os.getpid()}")
         pipe.send(outcome)
 
 

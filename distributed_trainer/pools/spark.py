@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 from distributed_trainer.errors import TrainingError
 from distributed_trainer.pools.base import (
@@ -19,7 +20,7 @@ from distributed_trainer.task import WorkerTask
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
 
-logger = logging.getLogger(__name__)
+_JOB_PROPERTIES = ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel")
 
 
 class SparkPool:
@@ -31,20 +32,40 @@ class SparkPool:
 
     def __init__(self, spark_context: SparkContext, spec: WorkerSpec) -> None:
         self._context = spark_context
+        self._group = f"distributed-trainer-{spec.run}"
         self._spec: Broadcast[PickledSpec] = spark_context.broadcast(spec.pickled())
 
     def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
-        """See `WorkerPool.run`."""
+        """See `WorkerPool.run`. Tasks still running when it raises are cancelled."""
         spec = self._spec
 
         def run_tasks(assigned: Iterable[WorkerTask]) -> Iterable[TaskOutcome]:
             for task in assigned:
                 yield run_in_this_process(spec.value, task)
 
+        day = tasks[0].day
+        with self._job(f"{tasks[0].mode} {day.date}, pass {day.pass_index}"):
+            rdd = self._context.parallelize(tasks, len(tasks)).mapPartitions(run_tasks)
+            return rdd.collect()
+
+    @contextmanager
+    def _job(self, description: str) -> Iterator[None]:
+        """Names the job in Spark's UI and ends it with the block; then the caller's group again."""
+        context = self._context
+        outer = {name: context.getLocalProperty(name) for name in _JOB_PROPERTIES}
+        context.setJobGroup(self._group, description, interruptOnCancel=True)
         try:
-            return self._context.parallelize(tasks, len(tasks)).mapPartitions(run_tasks).collect()
-        except Exception as error:
-            raise TrainingError(first_cause(error)) from error
+            yield
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # Spark may be gone
+                context.cancelJobGroup(self._group)
+            if isinstance(error, Exception):
+                raise TrainingError(first_cause(error)) from error
+            raise
+        finally:
+            with contextlib.suppress(Exception):
+                for name, value in outer.items():
+                    context.setLocalProperty(name, cast(str, value))  # None removes it
 
     def close(self) -> None:
         """See `WorkerPool.close`."""
@@ -63,12 +84,3 @@ def first_cause(error: Exception) -> str:
     first = next(iter(text.splitlines()), type(error).__name__)
     head = next(iter([*python, *reasons]), first)
     return f"{head}\n{text}"
-
-
-def count_slots(spark_context: SparkContext) -> int | None:
-    """Task slots once the executors have registered; None = they come and go with demand."""
-    from pyspark_ps.placement import executors
-
-    if executors.allocates_dynamically(spark_context):
-        return None
-    return sum(executor.slots for executor in executors.wait_for_executors(spark_context))
