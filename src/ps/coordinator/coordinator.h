@@ -7,6 +7,7 @@
 
 #include "ps/base/clock.h"
 #include "ps/base/status.h"
+#include "ps/coordinator/server_record.h"
 #include "ps/net/endpoint.h"
 #include "ps/sharding/cluster_definition.h"
 
@@ -27,31 +28,19 @@ struct CoordinatorOptions {
   double driver_silence_seconds = 60.0;
 };
 
-enum class ServerState { kStarting, kRunning, kLost, kStopped };
-
-struct ServerRecord {
-  std::uint32_t server_id = 0;
-  ServerState state = ServerState::kStarting;
-  net::Endpoint endpoint;
-  std::uint64_t incarnation = 0;
-  std::int64_t pid = 0;
-};
-
-// [{"server_id","state":"starting|running|lost|stopped","host","port","unix_path","incarnation","pid"}]
-std::string ServersToJson(const std::vector<ServerRecord>& servers);
-
-// Orders membership, table definitions, map epochs (and barriers). Runs in the driver: one thread
-// of its own for its sockets, calls from any thread. Control requests on its listener:
-//   {"op":"register","server_id","host","port","unix_path","incarnation","pid"} -> {}   (from
-//   servers; this connection
-//        is then the server's life line: heartbeats on it, its end = the server is lost)
-//   {"op":"heartbeat"}                       -> {"stop": bool, "grace_seconds"}
-//   {"op":"describe"}                        -> {"definition":{...}}
-//   {"op":"create_table","table":{...}}      -> {"definition":{...}}   same definition again:
-//   nothing; another: error
-//   {"op":"define_tensors","tensors":[{"name","shape"}]} -> {"definition":{...},"created":[names]}
-//   another shape: error
-//   {"op":"servers"}                         -> {"servers":[...]}
+// Orders membership, table definitions, map epochs and barriers. Runs in the driver (or in server
+// 0): one thread of its own for its sockets, one for what has to wait for servers, calls from any
+// thread. Control requests on its listener:
+//   {"op":"register",...} -> {}              of a server (server_record.h); the connection is then
+//       its life line: heartbeats on it, its end = the server is lost. A control reply with request
+//       id 0, {"stop":true,"grace_seconds"}, comes on it unasked: the server shall end
+//   {"op":"heartbeat"} -> {}
+//   {"op":"describe"} -> {"definition":{...}}
+//   {"op":"create_table","table":{...}} -> {"definition":{...}}
+//   {"op":"define_tensors","tensors":[{"name","shape"}],"creator":"..."} ->
+//       {"definition":{...},"created":[names]}; definitions.h says what both mean
+//   {"op":"servers"} -> {"servers":[...]}
+//   barriers: barrier_desk.h
 // A new definition is on every server before the reply is sent; a server that refuses it (first one
 // asked) leaves everything as it was. After a server was lost, changes asked for over the listener
 // are refused with kClosed (the caller's own with kConnection), naming it.
@@ -71,10 +60,11 @@ class Coordinator {
 
   // The same operations for callers in this process.
   Status CreateTable(const sharding::TableDefinition& table);
-  Result<std::vector<std::string>> DefineTensors(std::vector<sharding::TensorDefinition> tensors);
+  Result<std::vector<std::string>> DefineTensors(
+      const std::vector<sharding::TensorDefinition>& tensors);
 
-  // Asks every server to end and waits until their connections are gone or the deadline passes
-  // (kTimeout names those left).
+  // Asks every server to end, ends the waits at barriers, and waits until the servers' connections
+  // are gone or the deadline passes (kTimeout names those left).
   Status StopServers(double grace_seconds, SteadyTime deadline);
 
  private:

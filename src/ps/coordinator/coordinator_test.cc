@@ -1,9 +1,15 @@
 #include "ps/coordinator/coordinator.h"
 
+#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <future>
+#include <span>
 #include <thread>
 
 #include "ps/sharding/json_fields.h"
@@ -124,6 +130,20 @@ TEST(Coordinator, TensorsAreDefinedOnceByShape) {
   EXPECT_EQ(Described(*cluster)[1]["tensors"].size(), 3u);
 }
 
+TEST(Coordinator, ARepeatedDefinitionOfTensorsHearsThatItMadeThem) {
+  auto cluster = StartCluster(1);
+  auto define = [&](const std::string& creator) {
+    auto answer = cluster->ConnectCoordinator()->Control(
+        "{\"op\":\"define_tensors\",\"creator\":\"" + creator +
+        "\",\"tensors\":[{\"name\":\"a\",\"shape\":[2,3]}]}");
+    return answer.ok() ? Json::parse(*answer)["created"] : Json(answer.status().ToString());
+  };
+  EXPECT_EQ(define("one"), Json{"a"});
+  EXPECT_EQ(define("one"), Json{"a"}) << "the first answer may have been lost";
+  EXPECT_EQ(define("other"), Json::array());
+  EXPECT_EQ(define(""), Json::array());
+}
+
 TEST(Coordinator, WaitingNamesTheServersThatAreMissing) {
   auto coordinator = Coordinator::Start(Alone(3));
   ASSERT_TRUE(coordinator.ok());
@@ -185,6 +205,108 @@ TEST(Coordinator, StopEndsEveryServer) {
             StatusCode::kClosed);
 }
 
+// Takes connections and says nothing, as a host that has died does.
+class SilentHost {
+ public:
+  SilentHost() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t bytes = sizeof(address);
+    EXPECT_EQ(::bind(fd_, reinterpret_cast<sockaddr*>(&address), bytes), 0);
+    EXPECT_EQ(::listen(fd_, 16), 0);
+    ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &bytes);
+    port_ = ntohs(address.sin_port);
+  }
+  ~SilentHost() { ::close(fd_); }
+  int port() const { return port_; }
+
+ private:
+  const int fd_ = ::socket(AF_INET, SOCK_STREAM, 0);
+  int port_ = 0;
+};
+
+TEST(Coordinator, StoppingWaitsNoLongerThanItWasToldWhateverServersDo) {
+  auto coordinator = Coordinator::Start(Alone(1));
+  ASSERT_TRUE(coordinator.ok());
+  SilentHost silent;
+  auto line = testing::RawClient::Connect((*coordinator)->endpoint(), Cluster::Secret(),
+                                          net::Transport::kTcp, wire::kCoordinatorId);
+  ASSERT_TRUE(line.ok());
+  ASSERT_TRUE(
+      (*line)
+          ->Control("{\"op\":\"register\",\"server_id\":0,\"host\":\"127.0.0.1\",\"port\":" +
+                    std::to_string(silent.port()) +
+                    ",\"unix_path\":\"\",\"incarnation\":1,\"pid\":1}")
+          .ok());
+  // The definition is on its way to the silent host now, with 60 s to get there.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  auto began = std::chrono::steady_clock::now();
+  EXPECT_EQ((*coordinator)->StopServers(0.0, In(1)).code(), StatusCode::kTimeout);
+  (*coordinator).reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(20));
+  auto notice = (*line)->connection().ReadFrame(In(1));
+  ASSERT_TRUE(notice.ok()) << notice.status().ToString();
+  EXPECT_EQ(notice->header.request_id, wire::kNoticeId);
+}
+
+TEST(Coordinator, BarriersAreAnsweredWhenTheirTimeHasComeAndEndWithTheirMembers) {
+  auto cluster = StartCluster(1);
+  auto driver = cluster->ConnectCoordinator();
+  ASSERT_TRUE(driver->Control("{\"op\":\"create_barrier\",\"name\":\"b\",\"num_workers\":2}").ok());
+  auto enter = [](testing::RawClient& client, const std::string& member) {
+    return client.Control("{\"op\":\"enter_barrier\",\"name\":\"b\",\"member\":\"" + member +
+                          "\",\"attempt\":\"" + member + "1\",\"timeout_seconds\":30}");
+  };
+  const std::string wait = "{\"op\":\"wait_barrier\",\"name\":\"b\",\"timeout_seconds\":30}";
+  auto members = [&] {
+    std::vector<std::future<Status>> answers;
+    for (std::string member : {"m0", "m1"}) {
+      answers.push_back(std::async(std::launch::async, [&, member] {
+        return enter(*cluster->ConnectCoordinator(), member).status();
+      }));
+    }
+    return answers;
+  };
+  auto waiting = members();
+  EXPECT_TRUE(driver->Control(wait).ok());
+  EXPECT_TRUE(driver->Control("{\"op\":\"release_barrier\",\"name\":\"b\"}").ok());
+  for (auto& answer : waiting) EXPECT_TRUE(answer.get().ok());
+
+  Status late =
+      driver->Control("{\"op\":\"wait_barrier\",\"name\":\"b\",\"timeout_seconds\":0.01}").status();
+  EXPECT_EQ(late.code(), StatusCode::kTimeout);
+
+  // A member whose connection ends.
+  auto dying = cluster->ConnectCoordinator();
+  wire::FrameHeader header;
+  header.type = wire::MessageType::kControl;
+  header.request_id = 7;
+  const std::string text =
+      "{\"op\":\"enter_barrier\",\"name\":\"b\",\"member\":\"x\",\"attempt\":\"x\",\"timeout_"
+      "seconds\":30}";
+  auto part = std::as_bytes(std::span(text.data(), text.size()));
+  ASSERT_TRUE(dying->connection().SendFrame(header, std::span(&part, 1), In(5)).ok());
+  auto other = std::async(std::launch::async,
+                          [&] { return enter(*cluster->ConnectCoordinator(), "m3").status(); });
+  EXPECT_TRUE(driver->Control(wait).ok()) << "both are in";
+  dying.reset();
+  auto freed = other.get();
+  EXPECT_EQ(freed.code(), StatusCode::kClosed);
+  EXPECT_THAT(freed.message(), HasSubstr("member 'x' died"));
+
+  auto last = std::async(std::launch::async,
+                         [&] { return enter(*cluster->ConnectCoordinator(), "m4").status(); });
+  while (driver->Control("{\"op\":\"wait_barrier\",\"name\":\"b\",\"timeout_seconds\":0}")
+             .status()
+             .message()
+             .find("1 of 2") == std::string::npos) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_TRUE(cluster->coordinator().StopServers(0.0, In(10)).ok());
+  EXPECT_EQ(last.get().code(), StatusCode::kClosed) << "the cluster's end ends the wait";
+}
+
 TEST(Coordinator, WrongRequestsAreRefused) {
   auto cluster = StartCluster(1);
   auto client = cluster->ConnectCoordinator();
@@ -200,6 +322,11 @@ TEST(Coordinator, WrongRequestsAreRefused) {
            {"{\"op\":\"create_table\",\"table\":{\"name\":\"\"}}", "1 to 128"},
            {"{\"op\":\"define_tensors\",\"tensors\":[{\"name\":\"a\"}]}", "'shape'"},
            {"{\"op\":\"register\",\"server_id\":0}", "'host'"},
+           {"{\"op\":\"create_barrier\",\"name\":\"b\"}", "'num_workers'"},
+           {"{\"op\":\"wait_barrier\",\"name\":\"b\"}", "'timeout_seconds'"},
+           {"{\"op\":\"wait_barrier\",\"name\":\"b\",\"timeout_seconds\":-1}", "timeout_seconds"},
+           {"{\"op\":\"release_barrier\",\"name\":\"b\"}", "'b' does not exist"},
+           {"{\"op\":\"enter_barrier\",\"name\":\"b\",\"timeout_seconds\":1}", "'member'"},
        }) {
     Status status = client->Control(c.json).status();
     EXPECT_FALSE(status.ok()) << c.json;

@@ -16,6 +16,13 @@ Status Membership::Register(ServerRecord record, std::uint64_t line, SteadyTime 
   }
   if (stopping_) return Status(StatusCode::kClosed, name + " comes late: the cluster is stopping");
   Member& member = members_[record.server_id];
+  bool same_server = member.registered && member.record.incarnation == record.incarnation &&
+                     member.record.state != ServerState::kLost;
+  if (same_server) {
+    member.line = line;
+    member.heard = now;
+    return Status::Ok();
+  }
   if (member.line.has_value()) {
     return InvalidArgument(name + " cannot register: " + member.record.endpoint.ToString() +
                            " is that server already");
@@ -49,6 +56,10 @@ std::optional<std::uint32_t> Membership::Heard(std::uint64_t line, SteadyTime no
 
 void Membership::End(Member& member) {
   member.line.reset();
+  if (member.record.state == ServerState::kStarting && !stopping_) {
+    member.registered = false;
+    return;
+  }
   member.record.state = stopping_ ? ServerState::kStopped : ServerState::kLost;
 }
 

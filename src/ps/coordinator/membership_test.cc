@@ -37,13 +37,33 @@ TEST_F(MembershipTest, EachServerRegistersOnceAndAllTogetherRun) {
 
 TEST_F(MembershipTest, ATakenOrUnknownNumberIsRefused) {
   EXPECT_TRUE(Register(0, 10).ok());
-  EXPECT_THAT(Register(0, 11).message(), HasSubstr("already"));
+  EXPECT_THAT(Register(0, 11, /*incarnation=*/2).message(), HasSubstr("already"));
   EXPECT_THAT(Register(3, 12).message(), HasSubstr("3 servers"));
   EXPECT_EQ(members_.Heard(11, now_), std::nullopt) << "a refused line is none";
 }
 
+TEST_F(MembershipTest, AServerThatDidNotHearTheAnswerRegistersAgain) {
+  EXPECT_TRUE(Register(0, 10).ok());
+  EXPECT_TRUE(Register(0, 11).ok()) << "before the old line's end is noticed";
+  members_.LineEnded(10);
+  EXPECT_THAT(members_.IdsWithLine(), ElementsAre(0)) << "the new line is the server's";
+  EXPECT_EQ(members_.Heard(11, now_), 0u);
+  members_.LineEnded(11);
+  EXPECT_TRUE(Register(0, 12).ok()) << "and after it";
+  EXPECT_THAT(Register(0, 13, /*incarnation=*/2).message(), HasSubstr("already"));
+}
+
+TEST_F(MembershipTest, WhileTheClusterStartsThePlaceOfAServerThatWentIsFree) {
+  EXPECT_TRUE(Register(0, 10).ok());
+  members_.LineEnded(10);
+  EXPECT_THAT(members_.IdsMissing(), ElementsAre(0, 1, 2));
+  EXPECT_THAT(members_.IdsIn(ServerState::kLost), IsEmpty());
+  EXPECT_TRUE(Register(0, 11, /*incarnation=*/2).ok());
+}
+
 TEST_F(MembershipTest, ALostServerIsNotReplaced) {
   EXPECT_TRUE(Register(0, 10).ok());
+  members_.MarkRunning();
   members_.LineEnded(10);
   EXPECT_THAT(members_.IdsIn(ServerState::kLost), ElementsAre(0));
   Status again = Register(0, 11, /*incarnation=*/2);
@@ -54,6 +74,7 @@ TEST_F(MembershipTest, ALostServerIsNotReplaced) {
 TEST_F(MembershipTest, ASilentServerIsLostOneThatIsHeardIsNot) {
   EXPECT_TRUE(Register(0, 10).ok());
   EXPECT_TRUE(Register(1, 11).ok());
+  members_.MarkRunning();
   now_ += std::chrono::seconds(40);
   EXPECT_EQ(members_.Heard(10, now_), 0u);
   now_ += std::chrono::seconds(20);

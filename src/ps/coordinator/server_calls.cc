@@ -11,6 +11,8 @@ namespace {
 
 constexpr Duration kBackoffFirst = std::chrono::milliseconds(20);
 constexpr Duration kBackoffMax = std::chrono::milliseconds(500);
+// A host that swallows packets must not keep a call from noticing that it shall end.
+constexpr Duration kConnectAttemptMax = std::chrono::seconds(2);
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
@@ -48,9 +50,15 @@ Result<std::string> ServerCalls::TryOnce(const ServerRecord& server, const std::
     options.endpoint = server.endpoint;
     options.secret = secret_;
     options.expected = {server.server_id, server.incarnation};
-    PS_ASSIGN_OR_RETURN(auto made, net::ClientConnection::Connect(options, deadline));
-    connection = made.get();
-    Keep(server.server_id, std::move(made));
+    auto made =
+        net::ClientConnection::Connect(options, std::min(deadline, Now() + kConnectAttemptMax));
+    if (!made.ok()) {
+      // A peer that cannot be reached in time is a connection that failed.
+      bool timed_out = made.status().code() == StatusCode::kTimeout;
+      return timed_out ? ConnectionError(made.status().message()) : made.status();
+    }
+    connection = made->get();
+    Keep(server.server_id, std::move(made).value());
   }
   Result<std::string> reply = connection->Control(json, deadline);
   bool broken = !reply.ok() && (reply.status().code() == StatusCode::kConnection ||

@@ -9,13 +9,13 @@
 
 #include "ps/base/clock.h"
 #include "ps/base/status.h"
-#include "ps/coordinator/coordinator.h"
+#include "ps/coordinator/server_record.h"
 #include "ps/net/client_connection.h"
 
 namespace ps::coordinator {
 
 // Control calls of the coordinator to its servers, over one kept connection each. Calls come one at
-// a time (the owner's mutex); Abort from any thread.
+// a time (the owner's mutex); Abort from any thread, and a call under way then ends within 2 s.
 class ServerCalls {
  public:
   ServerCalls(std::uint32_t server_count, std::string secret)

@@ -7,11 +7,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <span>
+#include <string_view>
 #include <utility>
 
+#include "ps/base/duration.h"
 #include "ps/sharding/json_fields.h"
 #include "ps/wire/handshake.h"
+#include "ps/wire/messages.h"
 
 namespace ps::server {
 namespace {
@@ -27,10 +30,6 @@ SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
 bool MayRetry(const Status& status) {
   return status.code() == StatusCode::kConnection || status.code() == StatusCode::kTimeout;
-}
-
-Duration Seconds(double seconds) {
-  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
 }
 
 }  // namespace
@@ -84,42 +83,60 @@ Status CoordinatorLink::TryRegister(SteadyTime deadline) {
 
 void CoordinatorLink::Run() {
   pthread_setname_np(pthread_self(), "ps-link");
-  Ending ending;
-  while (WaitForNextBeat(&ending) && Beat(&ending)) {
+  Status status;
+  while (status.ok()) {
+    Result<bool> due = WaitForNextBeat();
+    if (due.ok() && !*due) return;
+    status = due.ok() ? Beat() : due.status();
   }
-  if (!stopping_.load(std::memory_order_acquire)) on_end_(ending.reason, ending.grace);
+  if (stopping_.load(std::memory_order_acquire)) return;
+  bool silent = status.code() == StatusCode::kTimeout;
+  on_end_(silent ? "nothing was heard from the driver at " + options_.coordinator.ToString() +
+                       " for driver_silence_seconds"
+                 : "the driver has gone: " + status.message(),
+          kGraceWithoutDriver);
 }
 
-bool CoordinatorLink::WaitForNextBeat(Ending* ending) {
-  pollfd fds[2] = {{connection_->fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
-  auto timeout = std::chrono::ceil<std::chrono::milliseconds>(options_.heartbeat_interval);
-  int ready = ::poll(fds, 2, static_cast<int>(timeout.count()));
-  if (stopping_.load(std::memory_order_acquire)) return false;
-  if (ready == 0 || (ready < 0 && errno == EINTR)) return true;
-  *ending = {
-      "the driver has gone: its connection at " + options_.coordinator.ToString() + " was closed",
-      kGraceWithoutDriver};
-  return false;
+Result<bool> CoordinatorLink::WaitForNextBeat() {
+  SteadyTime due = Now() + options_.heartbeat_interval;
+  while (true) {
+    pollfd fds[2] = {{connection_->fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(due - Now()).count();
+    int ready = ::poll(fds, 2, static_cast<int>(std::max<long>(left, 0)));
+    if (stopping_.load(std::memory_order_acquire)) return false;
+    if (ready <= 0 && connection_->buffered_bytes() == 0) return true;
+    PS_ASSIGN_OR_RETURN(auto frame, connection_->ReadFrame(heard_ + options_.driver_silence));
+    HearNotice(frame);
+  }
 }
 
-bool CoordinatorLink::Beat(Ending* ending) {
-  Result<std::string> reply =
-      connection_->Control("{\"op\":\"heartbeat\"}", heard_ + options_.driver_silence);
-  if (!reply.ok()) {
-    bool silent = reply.status().code() == StatusCode::kTimeout;
-    ending->reason = silent ? "nothing was heard from the driver at " +
-                                  options_.coordinator.ToString() + " for driver_silence_seconds"
-                            : "the driver has gone: " + reply.status().message();
-    ending->grace = kGraceWithoutDriver;
-    return false;
+Status CoordinatorLink::Beat() {
+  SteadyTime deadline = heard_ + options_.driver_silence;
+  wire::FrameHeader header;
+  header.type = wire::MessageType::kControl;
+  header.request_id = connection_->NextRequestId();
+  const std::string text = "{\"op\":\"heartbeat\"}";
+  auto part = std::as_bytes(std::span(text.data(), text.size()));
+  PS_RETURN_IF_ERROR(connection_->SendFrame(header, std::span(&part, 1), deadline));
+  while (true) {
+    PS_ASSIGN_OR_RETURN(auto frame, connection_->ReadFrame(deadline));
+    if (frame.header.request_id == header.request_id) {
+      if (frame.header.type == wire::MessageType::kError) return wire::DecodeError(frame.payload);
+      heard_ = Now();
+      return Status::Ok();
+    }
+    HearNotice(frame);
   }
+}
+
+// {"stop":true,"grace_seconds"}; what a later coordinator may have to say besides is passed over.
+void CoordinatorLink::HearNotice(const net::ClientConnection::OwnedFrame& frame) {
   heard_ = Now();
-  Result<sharding::Json> json = sharding::ParseObject(*reply);
-  Result<bool> stop = json.ok() ? sharding::GetBool(*json, "stop") : Result<bool>(json.status());
-  if (!stop.ok() || !*stop) return true;
+  std::string_view text(reinterpret_cast<const char*>(frame.payload.data()), frame.payload.size());
+  Result<sharding::Json> json = sharding::ParseObject(text);
+  if (!json.ok() || sharding::FindField(*json, "stop") == nullptr) return;
   Result<double> grace = sharding::GetNumber(*json, "grace_seconds", 0.0, kGraceSecondsMax);
-  *ending = {"a stop request of the driver", Seconds(grace.ok() ? *grace : 0.0)};
-  return false;
+  on_end_("a stop request of the driver", Seconds(grace.ok() ? *grace : 0.0));
 }
 
 }  // namespace ps::server

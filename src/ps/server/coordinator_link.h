@@ -13,8 +13,8 @@
 
 namespace ps::server {
 
-// A server's life line to the coordinator: registers, then says every second that it is there and
-// hears whether it shall stop. Own thread, which does nothing else.
+// A server's life line to the coordinator: registers, then says every second that it is there, also
+// while the server is ending, and hears when it shall stop. Own thread, which does nothing else.
 class CoordinatorLink {
  public:
   struct Options {
@@ -25,7 +25,8 @@ class CoordinatorLink {
     Duration registration_timeout = std::chrono::seconds(30);
     Duration heartbeat_interval = std::chrono::seconds(1);
   };
-  // Called once, from the link's thread, when the line has ended for another reason than Stop.
+  // Called from the link's thread: when the coordinator asks for the end, and when the line has
+  // ended by itself.
   using OnEnd = std::function<void(const std::string& reason, Duration grace)>;
 
   // Connects and registers, retrying until the time-out when the coordinator cannot be reached.
@@ -34,20 +35,15 @@ class CoordinatorLink {
   CoordinatorLink(const CoordinatorLink&) = delete;
 
  private:
-  struct Ending {
-    std::string reason;
-    Duration grace = Duration::zero();
-  };
-
   CoordinatorLink(Options options, OnEnd on_end) noexcept
       : options_(std::move(options)), on_end_(std::move(on_end)) {}
   Status Register();
   Status TryRegister(SteadyTime deadline);
   void Run();
-  // False when the line has ended.
-  bool Beat(Ending* ending);
-  // False when Stop was called, or something came unasked: the connection's end.
-  bool WaitForNextBeat(Ending* ending);
+  // Until the next beat is due; what comes unasked is heard. False when the link is being closed.
+  Result<bool> WaitForNextBeat();
+  Status Beat();
+  void HearNotice(const net::ClientConnection::OwnedFrame& frame);
 
   const Options options_;
   const OnEnd on_end_;

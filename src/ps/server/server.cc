@@ -152,8 +152,9 @@ Status Server::Impl::Start() {
   line.secret = core.options.secret;
   line.registration_json = RegistrationJson();
   line.driver_silence = Seconds(core.options.driver_silence_seconds);
-  Result<std::unique_ptr<CoordinatorLink>> started =
-      CoordinatorLink::Start(std::move(line), core.end);
+  // A driver that goes while the server ends need not be waited for any longer.
+  Result<std::unique_ptr<CoordinatorLink>> started = CoordinatorLink::Start(
+      std::move(line), [this](const std::string& why, Duration grace) { End(why, grace, true); });
   if (!started.ok()) return started.status();
   std::lock_guard lock(mutex);
   link = std::move(started).value();

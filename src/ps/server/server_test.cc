@@ -814,6 +814,36 @@ TEST(Server, EndsWhenTheDriverIsSilent) {
   thread.join();
 }
 
+TEST(Server, WhileItEndsItGoesOnBeatingAndDoesNotOutliveItsDriver) {
+  auto cluster = StartCluster([] {
+    ClusterOptions options;
+    options.driver_silence_seconds = 2.0;
+    return options;
+  }());
+  // Half a request keeps the server from ending before its grace has passed.
+  auto client = cluster->Connect();
+  wire::FrameHeader header;
+  header.type = wire::MessageType::kPull;
+  header.flags = wire::kMore;
+  header.request_id = 1;
+  Sections sections;
+  sections.PullRows(0, kDim, {1});
+  std::span<const std::byte> part(sections.bytes());
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  ASSERT_TRUE(client->connection().SendFrame(header, std::span(&part, 1), deadline).ok());
+  while (Json::parse(cluster->server(0).StatsJson()).value("requests_in_flight", 1) == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  auto now = std::chrono::steady_clock::now();
+  EXPECT_EQ(cluster->coordinator().StopServers(60.0, now + std::chrono::seconds(4)).code(),
+            StatusCode::kTimeout)
+      << "after twice the silence that is allowed it is still there";
+  cluster->CloseCoordinator();
+  auto reason = cluster->server(0).WaitEnded(std::chrono::seconds(20));
+  ASSERT_TRUE(reason.has_value()) << "the grace was for a driver that waits";
+  EXPECT_THAT(*reason, HasSubstr("stop request"));
+}
+
 TEST(Server, WithTheWrongSecretItDoesNotStart) {
   auto cluster = StartCluster();
   ServerOptions options = Alone();

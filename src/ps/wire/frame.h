@@ -56,6 +56,8 @@ struct FrameHeader {
 inline constexpr std::uint32_t kFrameMagic = 0x31535021;  // "!PS1"
 inline constexpr std::uint8_t kWireVersion = 1;
 inline constexpr std::size_t kFrameHeaderBytes = 48;
+// Requests are numbered from 1 on. A reply to 0 comes unasked: a notice.
+inline constexpr std::uint64_t kNoticeId = 0;
 
 // Writes the header with magic, version and its own checksum.
 void EncodeHeader(const FrameHeader& header, std::span<std::byte, kFrameHeaderBytes> out);

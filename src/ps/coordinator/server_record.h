@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ps/base/status.h"
+#include "ps/net/endpoint.h"
+#include "ps/sharding/json_fields.h"
+
+namespace ps::coordinator {
+
+enum class ServerState { kStarting, kRunning, kLost, kStopped };
+
+struct ServerRecord {
+  std::uint32_t server_id = 0;
+  ServerState state = ServerState::kStarting;
+  net::Endpoint endpoint;
+  std::uint64_t incarnation = 0;
+  std::int64_t pid = 0;
+};
+
+// [{"server_id","state":"starting|running|lost|stopped","host","port","unix_path","incarnation","pid"}]
+std::string ServersToJson(const std::vector<ServerRecord>& servers);
+
+// From a request {"op":"register","server_id","host","port","unix_path","incarnation","pid"}.
+Result<ServerRecord> ParseRegistration(const sharding::Json& json);
+
+}  // namespace ps::coordinator
