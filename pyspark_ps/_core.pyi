@@ -28,9 +28,7 @@ def unique(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int
 
 def gather_rows(
     matrix: NDArray[np.float32],
-    lookups: Sequence[
-        tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64] | None, int]
-    ],
+    lookups: Sequence[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64] | None, int]],
 ) -> None:
     """Writes rows into columns of `matrix` (B, W), which is C-contiguous.
 
@@ -40,9 +38,7 @@ def gather_rows(
 
 def sum_rows(
     matrix: NDArray[np.float32],
-    lookups: Sequence[
-        tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64] | None, int]
-    ],
+    lookups: Sequence[tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64] | None, int]],
 ) -> None:
     """The transpose of `gather_rows`: adds columns of `matrix` to the rows, in order of lookups
     and samples; a sample of n positions gives each 1/n."""

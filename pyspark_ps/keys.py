@@ -95,6 +95,10 @@ def _of_numpy(ids: NDArray[Any]) -> Keys:
 
 
 def _of_pandas(ids: Any) -> Keys:
+    if getattr(ids, "nlevels", 1) > 1 or not hasattr(ids, "dtype"):  # MultiIndex, DataFrame
+        raise InvalidArgumentError(
+            f"ids have one dimension; of a pandas {type(ids).__name__} take one column or level"
+        )
     dtype = ids.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
         return _of_numpy(ids.to_numpy())
@@ -122,6 +126,8 @@ def _of_arrow(ids: Any) -> Keys:
     if pa.types.is_dictionary(kind):
         return _of_dictionary(ids)
     if isinstance(kind, pa.BaseExtensionType):
+        if pa.types.is_integer(kind.storage_type):  # periods, times: no ids by themselves
+            raise _refuse(ids, str(kind))
         return _of_arrow(ids.storage)
     if pa.types.is_null(kind):
         return np.full(len(ids), NULL_KEY, np.uint64)

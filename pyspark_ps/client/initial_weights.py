@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyspark_ps.errors import InvalidArgumentError
+from pyspark_ps.utils.config import INIT_SCALE_MAX
 
 INIT_STRATEGIES = ("zeros", "ones", "random", "normal", "xavier", "he")
 
@@ -38,9 +39,10 @@ def check_strategy(strategy: Any, scale: Any) -> None:
         raise InvalidArgumentError(
             f"init_weights: init_strategy = {strategy!r}: allowed are " + ", ".join(INIT_STRATEGIES)
         )
-    if not is_number(scale) or scale < 0:
+    if not is_number(scale) or not 0 <= scale <= INIT_SCALE_MAX:
         raise InvalidArgumentError(
-            f"init_weights: init_scale = {scale!r}: allowed is a finite number >= 0"
+            f"init_weights: init_scale = {scale!r}: allowed is a number >= 0 and <= "
+            f"{INIT_SCALE_MAX:g}"
         )
 
 

@@ -97,6 +97,11 @@ class PSServer:
         infos = self._main.get_server_info()
         return infos[0] if infos else None
 
+    def get_stats(self) -> dict[str, Any]:
+        """The server's record of `PSMainClient.get_cluster_stats`."""
+        stats: dict[str, Any] = self._main.get_cluster_stats()["servers"][0]
+        return stats
+
     def is_running(self) -> bool:
         """Whether it serves."""
         info = self.get_server_info()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -123,6 +125,11 @@ REFUSED = [
     ("embedding_init", "xavier"),
     ("embedding_init_scale", -0.1),
     ("embedding_init_scale", float("nan")),
+    ("embedding_init_scale", 1e39),
+    ("batch_size", 2**63),
+    ("max_message_size", 2**63),
+    ("max_embeddings_per_shard", 2**63),
+    ("embedding_dim", 65_537),
     ("embedding_init_scale", float("inf")),
     ("embedding_optimizer", "adamw"),
     ("weight_optimizer", ""),
@@ -153,6 +160,7 @@ REFUSED = [
     ("optimizer_configs", {"adam": {"lr": 0.1}}),
     ("optimizer_configs", {"adam": {"learning_rate": -1e-9}}),
     ("optimizer_configs", {"adam": {"learning_rate": float("nan")}}),
+    ("optimizer_configs", {"adam": {"learning_rate": 10**400}}),
     ("optimizer_configs", {"adam": {"learning_rate": "0.1"}}),
     ("optimizer_configs", {"adam": {"beta1": 1.0}}),
     ("optimizer_configs", {"adam": {"epsilon": 0}}),
@@ -249,6 +257,32 @@ def test_optimizer_configs_are_merged_over_the_defaults() -> None:
         "learning_rate": 0.1,
     }
     assert config.get_optimizer_config("sgd") == OPTIMIZER_DEFAULTS["sgd"]
+
+
+def _refuses(check: Callable[[dict[str, Any]], object], params: dict[str, Any]) -> bool:
+    try:
+        check(params)
+    except ConfigurationError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZER_DEFAULTS))
+def test_configuration_and_servers_refuse_the_same_parameters(name: str) -> None:
+    from pyspark_ps import _core
+
+    checks = [
+        lambda p: PSConfig(optimizer_configs={name: p}).validate(),
+        lambda p: TableConfig(8, name, p).validate(),
+        lambda p: _core.optimizer_config(name, {k: float(v) for k, v in p.items()}),
+    ]
+    for parameter, default in OPTIMIZER_DEFAULTS[name].items():
+        for value in (1e-50, -1e-50, 1 + 1e-12, 1 - 1e-12, 0.999, -0.001, default, 0, 1, 2, -1):
+            params = {**OPTIMIZER_DEFAULTS[name], parameter: value}
+            assert len({_refuses(check, params) for check in checks}) == 1, params
+        for value in (1e39, float("inf"), float("nan")):
+            params = {**OPTIMIZER_DEFAULTS[name], parameter: value}
+            assert all(_refuses(check, params) for check in checks), params
 
 
 def test_a_changed_configuration_does_not_change_the_defaults() -> None:

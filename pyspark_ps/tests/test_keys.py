@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import decimal
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -88,6 +90,15 @@ def test_every_kind_of_id_has_its_key(ids, keys):
         (pa.array([[1]]), ["list"]),
         (pa.array([1], pa.date32()), ["date32"]),
         (pd.Series([1.5]), ["float64"]),
+        (pd.DataFrame({"a": [1], "b": [2]}), ["DataFrame", "one column"]),
+        (pd.MultiIndex.from_tuples([(1, 2)]), ["MultiIndex", "level"]),
+        (pd.Series(pd.period_range("2026", periods=1)), ["period"]),
+        (pa.table({"a": [1]}), ["struct"]),
+        ({"a": 1}, ["dict"]),
+        ([float("nan")], ["position 0", "nan"]),
+        (np.zeros(2, np.float16), ["float16"]),
+        ([np.float32(1)], ["position 0"]),
+        ([decimal.Decimal(1)], ["position 0", "Decimal"]),
         ("abc", ["str"]),
         (5, ["int"]),
         (None, ["NoneType"]),
@@ -114,10 +125,39 @@ def test_lists_and_arrow_arrays_of_strings_agree(ids):
     assert keys_of(ids).tolist() == keys_of(encoded).tolist()
 
 
+# XXH3, 64 bits, seed 0: its code differs for 0, 1-3, 4-8, 9-16, 17-128, 129-240 and more bytes.
+GOLDEN = {
+    "": 0x2D06800538D394C2,
+    "a": 0xE6C632B61E964E1F,
+    "5": 0xDEDB980100C87E72,
+    "ü": 0x5DA81D070CE09F6E,
+    "user_42": 0x16DBB953ABDD8E25,
+    "日本語": 0x11FEC42C806050B7,
+    "x" * 20: 0xB5063209879672BF,
+    "user:0000000000000001": 0x8C258772D5E4C54D,
+    "y" * 200: 0x78C5AE5CF7B1237E,
+    "z" * 1000: 0xCD3A574700EDDF41,
+}
+
+
 def test_the_hash_of_strings_is_stable_for_ever():
-    # XXH3, 64 bits, seed 0, as published with the algorithm.
-    assert _core.hash_bytes(b"") == 0x2D06800538D394C2
-    assert keys_of([""]).tolist() == [0x2D06800538D394C2]
+    assert keys_of(list(GOLDEN)).tolist() == list(GOLDEN.values())
+    assert keys_of([text.encode() for text in GOLDEN]).tolist() == list(GOLDEN.values())
+    assert keys_of(pa.array(list(GOLDEN))).tolist() == list(GOLDEN.values())
+    assert NULL_KEY == 0x9D3C5A71E8F20B64
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_integers_are_their_64_bits_whatever_their_type(bits):
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    values = [low, -1, 0, 1, high]
+    for dtype in (f"<i{bits // 8}", f">i{bits // 8}"):
+        assert keys_of(np.array(values, dtype)).tolist() == [v % 2**64 for v in values]
+    values = [0, 1, 2**bits - 1]
+    for dtype in (f"<u{bits // 8}", f">u{bits // 8}"):
+        assert keys_of(np.array(values, dtype)).tolist() == values
+    assert keys_of(pa.array(values, f"uint{bits}")).tolist() == values
+    assert keys_of(list(np.array(values, f"u{bits // 8}"))).tolist() == values
 
 
 @given(st.lists(st.integers(0, 30).map(lambda n: (n * 0x9E3779B97F4A7C15) % 2**64)))

@@ -17,6 +17,9 @@ from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.utils.validation import ConfigBase, nearest_name, setting
 
 DEFAULT_TABLE = "default"
+# What the core takes: scales are float32, sizes 64-bit integers.
+INIT_SCALE_MAX = 1e30
+SIZE_MAX = 2**63 - 1
 OPTIMIZERS = ("sgd", "adam", "adagrad", "ftrl")
 EMBEDDING_INITS = ("zeros", "random", "normal")
 
@@ -45,8 +48,8 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "ftrl": {"alpha": 0.05, "beta": 1.0, "l1": 0.0, "l2": 0.0, "learning_rate_power": -0.5},
 }
 
-# What a hyper-parameter allows, as the core does: (in words, test of the value as float32). Those
-# not named here are >= 0.
+# What a hyper-parameter allows, as the core does: (in words, test of the value). Those not named
+# here are >= 0.
 _NOT_NEGATIVE = (">= 0", lambda value: value >= 0)
 _POSITIVE = ("> 0", lambda value: value > 0)
 _NOT_POSITIVE = ("<= 0", lambda value: value <= 0)
@@ -86,7 +89,7 @@ class TableConfig(ConfigBase):
     optimizer: str | None = setting(None, choices=OPTIMIZERS)
     optimizer_params: dict[str, Any] = setting(factory=dict)
     init: str | None = setting(None, choices=EMBEDDING_INITS)
-    init_scale: float | None = setting(None, at_least=0)
+    init_scale: float | None = setting(None, at_least=0, at_most=INIT_SCALE_MAX)
 
     def check(self) -> None:
         if self.optimizer is not None:
@@ -144,14 +147,14 @@ class PSConfig(ConfigBase):
     server_host: str | None = setting(None)
     embedding_dim: int = setting(64, at_least=1, at_most=65_536)
     embedding_init: str = setting("normal", choices=EMBEDDING_INITS)
-    embedding_init_scale: float = setting(0.01, at_least=0)
+    embedding_init_scale: float = setting(0.01, at_least=0, at_most=INIT_SCALE_MAX)
     embedding_optimizer: str = setting("adagrad", choices=OPTIMIZERS)
     weight_optimizer: str = setting("adam", choices=OPTIMIZERS)
-    batch_size: int = setting(10_000, at_least=1)
+    batch_size: int = setting(10_000, at_least=1, at_most=SIZE_MAX)
     timeout_seconds: float = setting(60.0, above=0)
     compression: bool = setting(True)
     compression_algorithm: str = setting("lz4", choices=("lz4", "zstd", "none"))
-    max_message_size: int = setting(104_857_600, at_least=65_536)
+    max_message_size: int = setting(104_857_600, at_least=65_536, at_most=SIZE_MAX)
     auto_decay: bool = setting(False, not_built=_AUTO_DECAY_LATER)
     decay_interval_steps: int = setting(1_000, at_least=1, not_built=_AUTO_DECAY_LATER)
     decay_factor: float = setting(0.99, above=0, at_most=1, not_built=_AUTO_DECAY_LATER)
@@ -165,7 +168,7 @@ class PSConfig(ConfigBase):
     s3_max_concurrency: int = setting(10, at_least=1, at_most=1_000)
     checkpoint_on_shutdown: bool = setting(True)
     virtual_nodes_per_server: int = setting(150, at_least=1, at_most=10_000)
-    max_embeddings_per_shard: int = setting(10_000_000, at_least=0)
+    max_embeddings_per_shard: int = setting(10_000_000, at_least=0, at_most=SIZE_MAX)
     num_worker_threads: int = setting(4, at_least=1, at_most=256)
     optimizer_configs: dict[str, dict[str, Any]] = setting(factory=dict)
     tables: dict[str, TableConfig] = setting(factory=dict)
@@ -332,9 +335,14 @@ def _checked_param(config: ConfigBase, place: str, name: str, value: Any, defaul
     words, allows = _PARAMETER_RULES.get(name, _NOT_NEGATIVE)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise config.problem(place, f"a number, {words}", value)
-    if not allows(_as_float32(float(value))):
+    try:
+        exact = float(value)
+    except OverflowError:
+        exact = math.nan
+    # Both: rows are updated with the float32 next to it.
+    if not (allows(exact) and allows(_as_float32(exact))):
         raise config.problem(place, f"a finite number, {words}", value)
-    return float(value)
+    return exact
 
 
 def _as_float32(value: float) -> float:
