@@ -280,6 +280,28 @@ class PSMainClient:
                 result["pruned"] = int(reply["pruned"])
         return {"method": method, "results": results}
 
+    def step(self) -> bool:
+        """Counts one step of training, and decays rows when their time has come.
+
+        With `PSConfig.auto_decay` every `decay_interval_steps`-th call multiplies all rows by
+        `decay_factor`, then prunes those below `prune_threshold`. Without it nothing happens. The
+        count starts with the servers.
+
+        Returns:
+            Whether rows were decayed.
+
+        Raises:
+            PSConnectionError: a server that does not answer, named.
+        """
+        running = self._get()
+        if not self.config.auto_decay or running.count_step() % self.config.decay_interval_steps:
+            return False
+        self.decay_embeddings("multiply", factor=self.config.decay_factor)
+        pruned = self.decay_embeddings("prune", min_count=self.config.prune_threshold)
+        total = sum(result["pruned"] for result in pruned["results"])
+        _logger.info("auto_decay: rows times %g, %d pruned", self.config.decay_factor, total)
+        return True
+
     def get_cluster_stats(self) -> dict[str, Any]:
         """What the servers hold and have done.
 
@@ -351,10 +373,6 @@ class PSMainClient:
         """Not built yet."""
         self._not_built("checkpoints")
 
-    def step(self) -> None:
-        """Not built yet."""
-        self._not_built("automatic decay (call decay_embeddings instead)")
-
     def _not_built(self, what: str) -> NoReturn:
         self._get()
         raise PSError(f"not built yet in this version: {what}")
@@ -377,6 +395,7 @@ class _Running:
         self._client = _core.Client(*client_options(infos, config))
         self._lock = threading.Lock()
         self._worker: PSWorkerClient | None = None
+        self._steps = 0
 
     @property
     def worker(self) -> PSWorkerClient:
@@ -384,6 +403,12 @@ class _Running:
             if self._worker is None:
                 self._worker = PSWorkerClient(self._infos, self._config, client_id="driver")
             return self._worker
+
+    def count_step(self) -> int:
+        """Steps so far, this one included."""
+        with self._lock:
+            self._steps += 1
+            return self._steps
 
     def control_all(self, request: dict[str, Any], once: bool = True) -> list[dict[str, Any]]:
         """Replies of all servers, by id; `once`: a repeated request takes effect once."""

@@ -105,6 +105,10 @@ AT_THE_EDGE = [
     ("transport", "unix"),
     ("placement", "executors"),
     ("tls", "off"),
+    ("auto_decay", True),
+    ("decay_interval_steps", 1),
+    ("decay_factor", 1),
+    ("prune_threshold", 0),
     ("checkpoint_on_shutdown", False),
     ("s3_region", "eu-west-1"),
     ("s3_endpoint_url", "http://localhost:5000"),
@@ -180,10 +184,6 @@ REFUSED = [
 ]
 
 LATER = [
-    ("auto_decay", True),
-    ("decay_interval_steps", 10),
-    ("decay_factor", 0.5),
-    ("prune_threshold", 2),
     ("s3_bucket", "my-bucket"),
     ("s3_checkpoint_prefix", "c/"),
     ("checkpoint_path", "/data"),

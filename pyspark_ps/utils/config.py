@@ -65,9 +65,6 @@ _PARAMETER_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 _CHECKPOINTS_LATER = "checkpoints come in a later version; leave this field out"
-_AUTO_DECAY_LATER = (
-    "automatic decay comes in a later version; leave this field out and call decay_embeddings"
-)
 _TLS_LATER = "encryption of the servers' traffic comes in a later version; leave this field out"
 _EXTERNAL_LATER = "servers started by hand come in a later version; leave this field out"
 
@@ -116,7 +113,8 @@ class PSConfig(ConfigBase):
         timeout_seconds: deadline of every call, retries included.
         compression, compression_algorithm: of TCP traffic, where it pays ("lz4", "zstd", "none").
         max_message_size: bytes of one frame, 256 MiB at most; a larger request travels in parts.
-        auto_decay, decay_interval_steps, decay_factor, prune_threshold: later.
+        auto_decay: every `decay_interval_steps`-th `PSMainClient.step()` multiplies rows and their
+            counts by `decay_factor`, then takes out those with a count below `prune_threshold`.
         s3_region, s3_endpoint_url: how data on S3 is reached.
         s3_compression: of a checkpoint's files, in any storage ("zstd", "lz4", "snappy", "gzip",
             "none").
@@ -155,10 +153,10 @@ class PSConfig(ConfigBase):
     compression: bool = setting(True)
     compression_algorithm: str = setting("lz4", choices=("lz4", "zstd", "none"))
     max_message_size: int = setting(104_857_600, at_least=65_536, at_most=SIZE_MAX)
-    auto_decay: bool = setting(False, not_built=_AUTO_DECAY_LATER)
-    decay_interval_steps: int = setting(1_000, at_least=1, not_built=_AUTO_DECAY_LATER)
-    decay_factor: float = setting(0.99, above=0, at_most=1, not_built=_AUTO_DECAY_LATER)
-    prune_threshold: int = setting(5, at_least=0, not_built=_AUTO_DECAY_LATER)
+    auto_decay: bool = setting(False)
+    decay_interval_steps: int = setting(1_000, at_least=1)
+    decay_factor: float = setting(0.99, above=0, at_most=1)
+    prune_threshold: int = setting(5, at_least=0)
     s3_bucket: str = setting("", not_built=_CHECKPOINTS_LATER)
     s3_region: str = setting("us-east-1")
     s3_endpoint_url: str | None = setting(None)
