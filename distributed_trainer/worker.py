@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 # Batches read, decoded and mapped to keys ahead of the pull: enough to hide a slow row group.
 READ_AHEAD_BATCHES = 4
 
+# Where a worker's time goes, seen from the thread that computes: connections, model and compiling;
+# waiting for batches, for pulls, for pushes; and the compiled step with its metrics.
+STAGES = ("start", "wait_read", "wait_pull", "step", "wait_push")
+
 
 @dataclass
 class WorkerTrainingResult:
@@ -40,8 +44,9 @@ class WorkerTrainingResult:
         total_weighted_samples: sum of the sample weights.
         avg_loss: total_loss / total_samples.
         total_loss: sum of per-sample loss x weight, without regularisation.
-        metrics: merged metrics of the rows, samples_per_second, batches_per_second, and
-            ps_wait_share, the share of the time spent waiting for the servers.
+        metrics: merged metrics of the rows, samples_per_second, batches_per_second,
+            ps_wait_share, the share of the time spent waiting for the servers, and the share of
+            each of the `STAGES` ("<stage>_share"), which add up to all but a few per cent.
     """
 
     worker_id: int
@@ -60,8 +65,9 @@ class WorkerTrainingResult:
         rate = 1.0 / seconds if seconds > 0 else 0.0
         metrics["samples_per_second"] = report.samples * rate
         metrics["batches_per_second"] = report.batches * rate
-        waited = report.seconds.get("wait_pull", 0.0) + report.seconds.get("wait_push", 0.0)
-        metrics["ps_wait_share"] = waited * rate
+        shares = {name: report.seconds.get(name, 0.0) * rate for name in STAGES}
+        metrics["ps_wait_share"] = shares["wait_pull"] + shares["wait_push"]
+        metrics.update((f"{name}_share", share) for name, share in shares.items())
         return cls(
             worker_id=worker_id,
             total_samples=report.samples,
