@@ -28,7 +28,8 @@ from distributed_trainer.columns import (
     weight_values,
 )
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
-from distributed_trainer.data_loader import UnitOfWork
+from distributed_trainer.data_loader import FileSystems
+from distributed_trainer.units import UnitOfWork
 from pyspark_ps.errors import InvalidArgumentError
 from pyspark_ps.utils.validation import nearest_name
 
@@ -114,8 +115,9 @@ def _windows(unit: UnitOfWork, plan: ColumnPlan, config: TrainerConfig) -> Itera
     window_rows = max(1, batches) * config.batch_size
     waiting: list[Columns] = []
     rows = 0
+    file_systems = FileSystems(config.ps_config)
     for part in unit.parts:
-        for columns in read_part(part, plan, config.ps_config):
+        for columns in read_part(part, plan, file_systems):
             waiting.append(columns)
             rows += columns.num_rows
             while rows >= window_rows:

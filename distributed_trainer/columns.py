@@ -6,7 +6,7 @@ key. Errors name the file, the column, what was found and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distributed_trainer.config import FeatureConfig, TargetConfig, WeightConfig
-from distributed_trainer.data_loader import FilePart, filesystem_for, parquet_errors
+from distributed_trainer.data_loader import FileSystems, parquet_errors
+from distributed_trainer.units import FilePart
 from pyspark_ps.errors import InvalidArgumentError
 from pyspark_ps.utils.validation import nearest_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from pyspark_ps.utils.config import PSConfig
 
 READ_ROWS = 65_536  # rows decoded at once
 
@@ -187,26 +186,24 @@ def _concat_lists(
     return np.concatenate([keys for keys, _ in parts]), np.concatenate(offsets)
 
 
-def read_part(
-    part: FilePart, plan: ColumnPlan, s3_config: PSConfig | Mapping[str, Any] | None = None
-) -> Iterator[Columns]:
+def read_part(part: FilePart, plan: ColumnPlan, file_systems: FileSystems) -> Iterator[Columns]:
     """Reads part of a file, `READ_ROWS` rows at a time.
 
     Raises:
         InvalidArgumentError: a column is missing, of a wrong type, or holds what is not allowed.
         StorageError, DataCorruptionError: the file cannot be read, or is damaged.
     """
-    for batch in read_record_batches(part, plan.names, s3_config):
+    for batch in read_record_batches(part, plan.names, file_systems):
         yield columns_of(batch, plan, part.path)
 
 
 def read_record_batches(
-    part: FilePart, names: list[str], s3_config: PSConfig | Mapping[str, Any] | None = None
+    part: FilePart, names: list[str], file_systems: FileSystems
 ) -> Iterator[pa.RecordBatch]:
     """The named columns of part of a file; errors as `read_part`."""
     import pyarrow.parquet as pq
 
-    filesystem, path = filesystem_for(part.path, s3_config)
+    filesystem, path = file_systems.of(part.path)
     with parquet_errors(part.path):
         file = pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
     with file:

@@ -1,15 +1,10 @@
-"""Finding a day's Parquet files and cutting them into units of work.
-
-Any file system that `pyarrow.fs` knows: plain and mounted paths, `file://`, `s3://`, ...
-"""
+"""Finding a day's Parquet files, in any storage, and distributing them to workers."""
 
 from __future__ import annotations
 
 import datetime
 import fnmatch
-import hashlib
 import heapq
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +16,7 @@ from pyspark_ps.errors import (
     InvalidArgumentError,
     StorageError,
 )
+from pyspark_ps.storage.location import open_location
 from pyspark_ps.utils.validation import nearest_name
 
 if TYPE_CHECKING:
@@ -29,12 +25,9 @@ if TYPE_CHECKING:
     from pyspark_ps.utils.config import PSConfig
 
 STRATEGIES = ("size_balanced", "count_balanced", "round_robin")
-UNIT_BATCHES_MIN = 16  # smaller files are joined up to this many batches
-UNIT_BATCHES_CUT = 64  # larger files are cut, by row groups, into pieces of at least this many
-UNIT_BYTES_CUT = 256 << 20  # or of at least this many bytes
 FOOTER_THREADS_MAX = 16
 
-_S3_KEYS = ("endpoint_url", "region", "access_key", "secret_key")
+_S3_KEYS = ("endpoint_url", "region", "access_key", "secret_key", "session_token")
 
 
 @dataclass(frozen=True)
@@ -54,35 +47,12 @@ class PartitionInfo:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class FilePart:
-    """Row groups of one file, in order. `row_groups` None = all of them."""
-
-    path: str
-    size_bytes: int
-    num_rows: int
-    row_groups: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class UnitOfWork:
-    """What one push stream covers: parts of files that are read and shuffled together.
-
-    `id` is unique within the day and says what the unit covers, so another division has other ids.
-    """
-
-    id: str
-    parts: tuple[FilePart, ...]
-    size_bytes: int
-    num_rows: int
-
-
 class S3ParquetDataLoader:
     """Discovers Parquet files and distributes them to workers.
 
     Args:
         s3_config: how to reach S3: None (environment), a PSConfig, or a dict of endpoint_url,
-            region, access_key, secret_key.
+            region, access_key, secret_key, session_token.
 
     Raises:
         ConfigurationError: an unknown key in the dict.
@@ -95,7 +65,7 @@ class S3ParquetDataLoader:
                     raise ConfigurationError(
                         f"s3_config has no key {key!r}{nearest_name(key, _S3_KEYS)}"
                     )
-        self._s3_config = s3_config
+        self._file_systems = FileSystems(s3_config)
 
     def discover_partitions(
         self, path: str, file_pattern: str = "*.parquet"
@@ -111,7 +81,7 @@ class S3ParquetDataLoader:
         """
         from pyarrow import fs as arrow_fs
 
-        filesystem, root = filesystem_for(path, self._s3_config)
+        filesystem, root = self._file_systems.of(path)
         prefix = _prefix_of(path, root)
         try:
             info = filesystem.get_file_info(root)
@@ -149,7 +119,7 @@ class S3ParquetDataLoader:
         folder = folder[: folder.rfind("/") + 1]
         if not folder:
             return
-        filesystem, root = filesystem_for(folder, self._s3_config)
+        filesystem, root = self._file_systems.of(folder)
         try:
             info = filesystem.get_file_info(root)
         except OSError as error:
@@ -191,7 +161,7 @@ class S3ParquetDataLoader:
             costs = [(part.size_bytes,) for part in ordered]
         else:
             costs = [(1, part.num_rows) for part in ordered]
-        shares = _balance(costs, num_workers)
+        shares = balance(costs, num_workers)
         return {
             worker: [ordered[index].path for index in share] for worker, share in enumerate(shares)
         }
@@ -227,7 +197,7 @@ class parquet_errors:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         import pyarrow as pa
 
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise StorageError(f"cannot read {self._path!r}: {error}") from error
         if isinstance(error, (OSError, pa.ArrowException)):
             raise DataCorruptionError(
@@ -251,125 +221,40 @@ def _prefix_of(path: str, inner: str) -> str:
     return trimmed[: len(trimmed) - len(inner)]
 
 
+class FileSystems:
+    """Opens paths; those of one bucket or host share a file system and its connections.
+
+    Args:
+        s3_config: as of `S3ParquetDataLoader`.
+    """
+
+    def __init__(self, s3_config: PSConfig | Mapping[str, Any] | None = None) -> None:
+        self._s3_config = s3_config
+        self._open: dict[str, pyarrow.fs.FileSystem] = {}
+
+    def of(self, path: str) -> tuple[pyarrow.fs.FileSystem, str]:
+        """The file system of a path or URL, and the path inside it.
+
+        Raises:
+            InvalidArgumentError: an empty path, a URL without a bucket.
+            StorageError: a scheme that pyarrow does not know, a place that cannot be reached.
+        """
+        location = open_location(path, self._s3_config)
+        scheme, separator, rest = path.partition("://")
+        root = scheme + separator + rest.partition("/")[0] if separator else ""
+        if root not in self._open:
+            self._open[root] = location.filesystem
+        return self._open[root], location.path
+
+
 def filesystem_for(
     path: str, s3_config: PSConfig | Mapping[str, Any] | None = None
 ) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The file system of a path or URL, and the path inside it.
-
-    Raises:
-        InvalidArgumentError: an empty path, or a scheme that pyarrow does not know.
-        StorageError: the place cannot be reached.
-    """
-    import pyarrow as pa
-    from pyarrow import fs as arrow_fs
-
-    if not path:
-        raise InvalidArgumentError("path = '': allowed is a folder, a file or a URL")
-    scheme, separator, rest = path.partition("://")
-    if not separator:
-        return arrow_fs.LocalFileSystem(), os.path.abspath(path)
-    try:
-        if scheme in ("s3", "s3a", "s3n"):
-            return arrow_fs.S3FileSystem(**_s3_options(s3_config)), rest.rstrip("/")
-        filesystem, inner = arrow_fs.FileSystem.from_uri(path)
-    except pa.ArrowInvalid as error:
-        raise InvalidArgumentError(f"{path!r}: {error}") from error
-    except OSError as error:
-        raise StorageError(f"cannot reach {path!r}: {error}") from error
-    return filesystem, inner
+    """`FileSystems.of` for one path."""
+    return FileSystems(s3_config).of(path)
 
 
-def _s3_options(s3_config: PSConfig | Mapping[str, Any] | None) -> dict[str, Any]:
-    if s3_config is None:
-        return {}
-    if isinstance(s3_config, Mapping):
-        given = {name: value for name, value in s3_config.items() if value is not None}
-    else:
-        given = {"region": s3_config.s3_region, "endpoint_url": s3_config.s3_endpoint_url}
-    options = {
-        "region": given.get("region"),
-        "endpoint_override": given.get("endpoint_url"),
-        "access_key": given.get("access_key"),
-        "secret_key": given.get("secret_key"),
-    }
-    return {name: value for name, value in options.items() if value}
-
-
-def units_of_work(partitions: Sequence[PartitionInfo], batch_size: int) -> list[UnitOfWork]:
-    """Divides a day's files: small files are joined, large ones are cut by row groups.
-
-    Depends on the files and the batch size alone, not on the number of workers. Units and their
-    rows stand in the files' order, files sorted by path.
-    """
-    units: list[UnitOfWork] = []
-    rows_min = UNIT_BATCHES_MIN * batch_size
-    joined: list[FilePart] = []
-    for partition in sorted(partitions, key=lambda part: part.path):
-        if partition.num_rows == 0:
-            continue
-        pieces = _pieces(partition, batch_size)
-        if len(pieces) > 1:
-            if joined:  # units stay in the files' order
-                units.append(_unit(joined))
-                joined = []
-            units.extend(_unit([piece]) for piece in pieces)
-            continue
-        joined.extend(pieces)
-        if _is_enough(joined, rows_min):
-            units.append(_unit(joined))
-            joined = []
-    if joined:
-        units.append(_unit(joined))
-    return units
-
-
-def _is_enough(parts: Sequence[FilePart], rows_min: int) -> bool:
-    return (
-        sum(part.num_rows for part in parts) >= rows_min
-        or sum(part.size_bytes for part in parts) >= UNIT_BYTES_CUT
-    )
-
-
-def _pieces(partition: PartitionInfo, batch_size: int) -> list[FilePart]:
-    groups = partition.metadata.get("row_groups", [])
-    pieces: list[FilePart] = []
-    first = 0
-    rows = size = 0
-    for index, (group_rows, group_bytes) in enumerate(groups):
-        rows, size = rows + group_rows, size + group_bytes
-        if rows >= UNIT_BATCHES_CUT * batch_size or size >= UNIT_BYTES_CUT:
-            pieces.append(FilePart(partition.path, size, rows, tuple(range(first, index + 1))))
-            first, rows, size = index + 1, 0, 0
-    if rows and pieces and rows < UNIT_BATCHES_MIN * batch_size:
-        last = pieces.pop()
-        pieces.append(
-            FilePart(
-                partition.path,
-                last.size_bytes + size,
-                last.num_rows + rows,
-                (*(last.row_groups or ()), *range(first, len(groups))),
-            )
-        )
-    elif rows:
-        pieces.append(FilePart(partition.path, size, rows, tuple(range(first, len(groups)))))
-    if len(pieces) <= 1:
-        return [FilePart(partition.path, partition.size_bytes, partition.num_rows)]
-    return pieces
-
-
-def _unit(parts: Sequence[FilePart]) -> UnitOfWork:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(f"{part.path}\x1f{part.row_groups}\x1f{part.num_rows}\x1e".encode())
-    return UnitOfWork(
-        digest.hexdigest(),
-        tuple(parts),
-        sum(part.size_bytes for part in parts),
-        sum(part.num_rows for part in parts),
-    )
-
-
-def _balance(costs: Sequence[tuple[int, ...]], num_workers: int) -> list[list[int]]:
+def balance(costs: Sequence[tuple[int, ...]], num_workers: int) -> list[list[int]]:
     """Largest first, each to the least loaded worker; a share keeps the order of the input."""
     loads = [((0,) * max((len(cost) for cost in costs), default=1), w) for w in range(num_workers)]
     shares: list[list[int]] = [[] for _ in range(num_workers)]
@@ -379,12 +264,6 @@ def _balance(costs: Sequence[tuple[int, ...]], num_workers: int) -> list[list[in
         added = tuple(a + b for a, b in zip(load, costs[index], strict=True))
         heapq.heappush(loads, (added, worker))
     return [sorted(share) for share in shares]
-
-
-def distribute_units(units: Sequence[UnitOfWork], num_workers: int) -> list[list[UnitOfWork]]:
-    """Balances units over workers by rows; index = worker id, units in their own order."""
-    shares = _balance([(unit.num_rows,) for unit in units], num_workers)
-    return [[units[index] for index in share] for share in shares]
 
 
 def parse_date_range(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from distributed_trainer.data_loader import UnitOfWork
 from distributed_trainer.errors import TrainingError
 from distributed_trainer.results import TRAINED, DayTrainingResult, evaluation_of, metrics_of
 from distributed_trainer.session import Session
 from distributed_trainer.task import EVALUATE, TaskReport
+from distributed_trainer.units import UnitOfWork
 from distributed_trainer.worker import WorkerTrainingResult
 from pyspark_ps.errors import PSError
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 import datetime
 
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import (
-    S3ParquetDataLoader,
-    UnitOfWork,
-    format_date_path,
-    parse_date_range,
-    units_of_work,
-)
+from distributed_trainer.data_loader import S3ParquetDataLoader, format_date_path, parse_date_range
+from distributed_trainer.units import UnitOfWork, units_of_work
 from pyspark_ps.errors import NotFoundError
 
 ISO_DATE = "%Y-%m-%d"

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import UnitOfWork, filesystem_for
+from distributed_trainer.data_loader import filesystem_for
 from distributed_trainer.task import TaskReport
+from distributed_trainer.units import UnitOfWork
 from pyspark_ps.errors import StorageError
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import UnitOfWork, distribute_units
 from distributed_trainer.pools import TaskOutcome, WorkerPool, WorkerSpec
 from distributed_trainer.run_state import RunState
 from distributed_trainer.task import TRAIN, DayPass, TaskReport, WorkerTask
+from distributed_trainer.units import UnitOfWork, distribute_units
 from distributed_trainer.worker import define_on_servers
 from pyspark_ps import PSMainClient
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed_trainer.data_loader import UnitOfWork
 from distributed_trainer.metrics import MetricState
+from distributed_trainer.units import UnitOfWork
 
 TRAIN, EVALUATE, PREDICT = "train", "evaluate", "predict"
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from distributed_trainer.batch_iterator import read_ahead, unit_batches
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import PartitionInfo, S3ParquetDataLoader, units_of_work
+from distributed_trainer.data_loader import PartitionInfo, S3ParquetDataLoader
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.thread_config import configure_threads
+from distributed_trainer.units import units_of_work
 from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.errors import ClosedError, InvalidArgumentError, NotFoundError
 

@@ -24,7 +24,8 @@ from distributed_trainer.batch_iterator import (
     unit_batches,
 )
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
-from distributed_trainer.data_loader import S3ParquetDataLoader, UnitOfWork, units_of_work
+from distributed_trainer.data_loader import S3ParquetDataLoader
+from distributed_trainer.units import UnitOfWork, units_of_work
 from pyspark_ps.errors import ConfigurationError, InvalidArgumentError
 
 CONFIG = TrainerConfig(

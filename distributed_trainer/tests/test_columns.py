@@ -14,7 +14,8 @@ import pytest
 from distributed_trainer import columns as columns_module
 from distributed_trainer.columns import ColumnPlan, Columns, columns_of, read_part
 from distributed_trainer.config import FeatureConfig, TargetConfig, WeightConfig
-from distributed_trainer.data_loader import FilePart
+from distributed_trainer.data_loader import FileSystems
+from distributed_trainer.units import FilePart
 from pyspark_ps.errors import DataCorruptionError, InvalidArgumentError, StorageError
 
 
@@ -127,12 +128,12 @@ def test_what_is_no_id_is_refused_with_what_to_cast(values: pa.Array, advice: st
 def test_a_missing_column_is_named_with_its_file(write_parquet: Any) -> None:
     path = write_parquet("f.parquet", {"idd": [1], "x": [1.0], "y": [1]})
     with pytest.raises(InvalidArgumentError, match=r"f\.parquet.*'id'; did you mean 'idd'"):
-        list(read_part(FilePart(path, 1, 1), _plan()))
+        list(read_part(FilePart(path, 1, 1), _plan(), FileSystems()))
 
 
 def test_only_the_needed_columns_are_read(write_parquet: Any) -> None:
     path = write_parquet("f.parquet", {**_table().to_pydict(), "other": [{"a": 1}, {"a": 2}]})
-    (columns,) = read_part(FilePart(path, 1, 2), _plan())
+    (columns,) = read_part(FilePart(path, 1, 2), _plan(), FileSystems())
     assert list(columns.keys) == ["id"]
     assert columns.num_rows == 2
 
@@ -140,19 +141,19 @@ def test_only_the_needed_columns_are_read(write_parquet: Any) -> None:
 def test_row_groups_of_a_part_are_read_and_no_others(write_parquet: Any) -> None:
     table = {"id": range(10), "x": [0.0] * 10, "y": [0] * 10}
     path = write_parquet("f.parquet", table, row_group_size=2)
-    columns = Columns.concat(list(read_part(FilePart(path, 1, 4, (1, 4)), _plan())))
+    columns = Columns.concat(list(read_part(FilePart(path, 1, 4, (1, 4)), _plan(), FileSystems())))
     assert columns.keys["id"].tolist() == [2, 3, 8, 9]
 
 
 def test_a_file_that_is_gone_or_damaged_is_named(write_parquet: Any, tmp_path: Any) -> None:
     with pytest.raises(StorageError, match=r"gone\.parquet"):
-        list(read_part(FilePart(str(tmp_path / "gone.parquet"), 1, 1), _plan()))
+        list(read_part(FilePart(str(tmp_path / "gone.parquet"), 1, 1), _plan(), FileSystems()))
     path = write_parquet("f.parquet", _table(), compression="none")
     data = bytearray((tmp_path / "f.parquet").read_bytes())
     data[4:40] = b"\xff" * 36
     (tmp_path / "f.parquet").write_bytes(data)
     with pytest.raises(DataCorruptionError, match=r"f\.parquet"):
-        list(read_part(FilePart(path, 1, 2), _plan()))
+        list(read_part(FilePart(path, 1, 2), _plan(), FileSystems()))
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 1e300], ids=str)

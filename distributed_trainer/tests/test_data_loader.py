@@ -13,11 +13,10 @@ from distributed_trainer.data_loader import (
     UNIT_BATCHES_MIN,
     PartitionInfo,
     S3ParquetDataLoader,
-    distribute_units,
     format_date_path,
     parse_date_range,
-    units_of_work,
 )
+from distributed_trainer.units import distribute_units, units_of_work
 from pyspark_ps.errors import (
     ConfigurationError,
     DataCorruptionError,
@@ -82,7 +81,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_place_that_cannot_exist_is_an_error() -> None:
     with pytest.raises(InvalidArgumentError, match="path"):
         LOADER.discover_partitions("")
-    with pytest.raises(InvalidArgumentError, match="nosuch"):
+    with pytest.raises(StorageError, match="nosuch"):
         LOADER.discover_partitions("nosuch://place")
     with pytest.raises(ConfigurationError, match="'region'"):
         S3ParquetDataLoader({"regoin": "x"})

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from distributed_trainer.config import TargetConfig
-from distributed_trainer.data_loader import UnitOfWork
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.task import DayPass, TaskReport, WorkerTask
+from distributed_trainer.units import UnitOfWork
 
 DAY = DayPass("run", 7, 0, "2024-03-01")
 UNIT = UnitOfWork("u1", (), 0, 0)
