@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from distributed_trainer.data_loader import (
-    UNIT_BATCHES_CUT,
-    UNIT_BATCHES_MIN,
     PartitionInfo,
     S3ParquetDataLoader,
     format_date_path,
     parse_date_range,
 )
-from distributed_trainer.units import distribute_units, units_of_work
+from distributed_trainer.units import (
+    UNIT_BATCHES_CUT,
+    UNIT_BATCHES_MIN,
+    distribute_units,
+    units_of_work,
+)
 from pyspark_ps.errors import (
     ConfigurationError,
     DataCorruptionError,
