@@ -141,7 +141,7 @@ class LocalBackend:
                     file.flush()
                     os.fsync(file.fileno())
                 if expected == ABSENT:
-                    os.link(temporary, path)  # refused where the file exists
+                    _publish_new(temporary, path)
                 else:
                     if expected is not None and self.read(path)[1] != expected:
                         raise overtaken(path)
@@ -173,6 +173,18 @@ class LocalBackend:
         for here, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):  # it holds something
                 os.rmdir(here)
+
+
+def _publish_new(temporary: str, path: str) -> None:
+    """Gives a file its name; FileExistsError where that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.exists(path):
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
 
 
 class _LocalOutput:

@@ -39,7 +39,7 @@ class S3Backend:
         if not isinstance(options, S3Options):
             options = S3Options.resolve("", options)
         self._options = options
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._made: dict[str, Any] = {}
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -76,8 +76,6 @@ class S3Backend:
             config.max_in_memory_upload_chunks = self._options.max_concurrency
             return create_transfer_manager(self._client, config)
 
-        client = self._client
-        assert client is not None
         return self._once("transfers", make)
 
     def size(self, path: str) -> int:

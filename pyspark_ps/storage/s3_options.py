@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _DEFAULT_REGION = "us-east-1"
 # Parts of an upload, and of what is read ahead of it; S3 takes 10,000 parts of at least 5 MiB.
 PART_BYTES = 8 << 20
+
+_AWS_ENDPOINT = re.compile(r"https?://s3(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com/?")
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,16 @@ class S3Options:
         from botocore import UNSIGNED
         from botocore.config import Config
 
+        # Other stores do not all know the checksums that AWS has added to its protocol.
+        checksums: Any = "when_required" if self.endpoint_url else "when_supported"
         config = Config(
             connect_timeout=10,
             read_timeout=60,
             retries={"mode": "standard", "total_max_attempts": 5},
             max_pool_connections=max(10, self.max_concurrency + 2),
             s3={"addressing_style": "path" if self.uses_path_style else "auto"},
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
             **({"signature_version": UNSIGNED} if self.anonymous else {}),
         )
         session = boto3.session.Session()
@@ -176,14 +183,15 @@ def _from_hadoop(bucket: str, settings: Mapping[str, str]) -> dict[str, Any]:
     if endpoint and "://" not in endpoint:
         plain = (value("connection.ssl.enabled") or "true").lower() == "false"
         endpoint = f"{'http' if plain else 'https'}://{endpoint}"
-    if endpoint and endpoint.endswith(".amazonaws.com"):
-        endpoint = None  # AWS itself: boto3 and pyarrow know where it is, by region
+    aws = _AWS_ENDPOINT.fullmatch(endpoint or "")
+    if aws:
+        endpoint = None  # boto3 and pyarrow know where AWS is, by region
     path_style = value("path.style.access")
     provider = value("aws.credentials.provider") or ""
     return _given(
         {
             "endpoint_url": endpoint,
-            "region": value("endpoint.region"),
+            "region": value("endpoint.region") or (aws and aws["region"]),
             "access_key": value("access.key"),
             "secret_key": value("secret.key"),
             "session_token": value("session.token"),

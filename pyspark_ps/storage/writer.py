@@ -183,8 +183,8 @@ class PartWriter:
                     file = None
             if file is not None:
                 records.append(file.close())
-        except BaseException:
-            groups.stop()
+        except BaseException as error:
+            groups.stop(error)
             if file is not None:
                 file.abort()
             raise
@@ -214,16 +214,19 @@ class _Groups:
     def __init__(self, source: Iterator[pa.Table]) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self._stopped = False
+        self._error: BaseException | None = None
 
     def take(self) -> pa.Table | None:
-        """The next row group; None after the last."""
+        """The next row group; None after the last. Raises what another thread stopped for."""
         with self._lock:
-            return None if self._stopped else next(self._source, None)
+            if self._error is not None:
+                raise self._error
+            return next(self._source, None)
 
-    def stop(self) -> None:
+    def stop(self, error: BaseException) -> None:
         """No more for anybody."""
-        self._stopped = True
+        with self._lock:
+            self._error = self._error or error
 
 
 def _row_groups(
