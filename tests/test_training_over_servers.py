@@ -23,12 +23,7 @@ from distributed_trainer import (
     WeightConfig,
     WorkerTrainer,
 )
-from distributed_trainer.batch_iterator import KeyBatch, table_batches
-from distributed_trainer.pipeline import NumberedBatch, Pipeline, StopWatch
-from distributed_trainer.step import TrainingStep
-from distributed_trainer.tests import test_step as plain
-from distributed_trainer.tf_model_wrapper import TFModelWrapper
-from distributed_trainer.worker import define_on_servers
+from distributed_trainer.tests import keras_reference as plain
 from pyspark_ps import (
     ClosedError,
     ConfigurationError,
@@ -48,54 +43,13 @@ def servers() -> Iterator[PSMainClient]:
         yield main
 
 
-def _train_over(
-    main: PSMainClient, data: pa.Table, model: Any, depth: int
-) -> tuple[list[float], dict[str, Any]]:
-    config = replace(
-        plain.CONFIG,
-        embedding_learning_rate=plain.RATE,
-        ps_config=main.config,
-        prefetch_depth=depth,
-    )
-    wrapper = TFModelWrapper(model)
-    step = TrainingStep(wrapper, config)
-    client = main.worker_client()
-    define_on_servers(client, config, wrapper)
-    start = _rows_of_all_ids(main, config)
-    losses: list[float] = []
-
-    def train(numbered: NumberedBatch, rows: Any, weights: Any) -> Any:
-        result = step.train(numbered.batch, rows, weights)
-        losses.append(result.loss)
-        return result
-
-    def numbered(batches: Iterator[KeyBatch]) -> Iterator[NumberedBatch]:
-        for batch in batches:
-            yield NumberedBatch(batch, "200 steps")
-
-    pipeline = Pipeline(client, wrapper.get_trainable_names(), depth)
-    pipeline.train(numbered(table_batches(data, config)), train, StopWatch())
-    return losses, start
-
-
-def _rows_of_all_ids(main: PSMainClient, config: TrainerConfig) -> dict[str, Any]:
-    """Every table's rows as the servers make them: where the reference starts."""
-    ids = np.arange(plain.VOCABULARY, dtype=np.uint64)
-    rows, _ = main.worker_client().pull(dict.fromkeys(config.feature_config.get_tables(), ids))
-    return rows
-
-
-def test_each_of_200_losses_over_two_servers_equals_plain_keras(
-    servers: PSMainClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = plain._data(64 * STEPS)
-    width = plain.CONFIG.feature_config.get_model_input_dim()
+def test_each_of_200_losses_over_two_servers_equals_plain_keras(servers: PSMainClient) -> None:
+    data = plain.data_of(64 * STEPS)
     keras.utils.set_random_seed(1)
-    model = plain._network(width)
-    reference = plain._copy_of(model, width)
-    losses, start = _train_over(servers, data, model, depth=0)
-    monkeypatch.setattr(plain, "_initial_tables", lambda: start)
-    expected = list(plain._keras_losses(reference, data, STEPS))
+    model = plain.network(plain.CONFIG.feature_config.get_model_input_dim())
+    reference = plain.copy_of(model)
+    losses, start = plain.losses_over(servers, data, model, depth=0)
+    expected = list(plain.keras_losses(reference, data, STEPS, start))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert losses[-1] < losses[0]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ import keras
 import numpy as np
 import pyarrow as pa
 import pytest
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from distributed_trainer.batch_iterator import KeyBatch, table_batches
@@ -20,68 +18,26 @@ from distributed_trainer.errors import TrainingError
 from distributed_trainer.model_check import check_model
 from distributed_trainer.schedule import rate_scale
 from distributed_trainer.step import TrainingStep
+from distributed_trainer.tests.keras_reference import (
+    ACCUMULATOR,
+    CONFIG,
+    RATE,
+    copy_of,
+    data_of,
+    initial_tables,
+    keras_losses,
+    network,
+    shares_of,
+)
 from distributed_trainer.tf_model_wrapper import TFModelWrapper
 from pyspark_ps.errors import ConfigurationError
-
-VOCABULARY = 50
-RATE, ACCUMULATOR = 0.05, 0.1
-
-CONFIG = TrainerConfig(
-    feature_config=FeatureConfig(
-        sparse_features=["user", "item", "seen", "tags", "zone"],
-        dense_features=["price", "age"],
-        embedding_dims={"user": 8, "item": 8, "seen": 8, "tags": 4, "zone": 4},
-        shared_tables={"item": "items", "seen": "items"},
-    ),
-    target_config=TargetConfig(["y"]),
-    weight_config=WeightConfig("w"),
-    batch_size=64,
-)
-
-
-def _data(rows: int, seed: int = 0) -> pa.Table:
-    """Few ids, so that batches repeat them; lists of 0 to 4 tags and of items seen."""
-    rng = np.random.default_rng(seed)
-
-    def lists() -> list[list[int]]:
-        return [rng.integers(0, VOCABULARY, rng.integers(0, 5)).tolist() for _ in range(rows)]
-
-    return pa.table(
-        {
-            "user": rng.integers(0, VOCABULARY, rows),
-            "item": rng.integers(0, VOCABULARY, rows),
-            "seen": pa.array(lists(), pa.list_(pa.int64())),
-            "tags": pa.array(lists(), pa.list_(pa.int64())),
-            "zone": rng.integers(0, VOCABULARY, rows),
-            "price": rng.normal(size=rows).astype(np.float32),
-            "age": rng.normal(size=rows).astype(np.float32),
-            "y": (rng.random(rows) < 0.3).astype(np.float32),
-            "w": rng.random(rows).astype(np.float32) * 2,
-        }
-    )
-
-
-def _network(width: int, outputs: int = 1, activation: str = "sigmoid") -> Any:
-    inputs = keras.Input((width,))
-    x = keras.layers.Dense(16, activation="relu", kernel_regularizer="l2")(inputs)
-    x = keras.layers.BatchNormalization()(x)
-    return keras.Model(inputs, keras.layers.Dense(outputs, activation=activation)(x))
-
-
-def _initial_tables() -> dict[str, NDArray[np.float32]]:
-    rng = np.random.default_rng(5)
-    dims = CONFIG.feature_config.get_tables()
-    return {
-        table: rng.normal(0, 0.1, (VOCABULARY, dim)).astype(np.float32)
-        for table, dim in dims.items()
-    }
 
 
 class _NumPyServers:
     """The servers' arithmetic by the contract's formulas: Adagrad for rows, Adam for weights."""
 
     def __init__(self, weights: dict[str, NDArray[Any]]) -> None:
-        self.tables = _initial_tables()
+        self.tables = initial_tables()
         self.accumulators = {
             name: np.full_like(table, ACCUMULATOR) for name, table in self.tables.items()
         }
@@ -112,62 +68,13 @@ class _NumPyServers:
             self.weights[name] -= 0.001 * corrected / scale
 
 
-def _keras_losses(model: Any, data: pa.Table, steps: int) -> Iterator[float]:
-    """The same training in plain Keras: whole tables, dense gradients, Keras optimizers."""
-    tables = {name: keras.Variable(table, name=name) for name, table in _initial_tables().items()}
-    rows_optimizer = keras.optimizers.Adagrad(RATE, ACCUMULATOR, epsilon=1e-20)
-    weights_optimizer = keras.optimizers.Adam(0.001, epsilon=1e-8)
-    loss_of = keras.losses.BinaryCrossentropy()
-    variables = [*model.trainable_variables, *tables.values()]
-    table_of = {"item": "items", "seen": "items", "tags": "tags", "user": "user", "zone": "zone"}
-
-    @tf.function
-    def gradients(shares: dict[str, Any], dense: Any, targets: Any, weights: Any) -> Any:
-        with tf.GradientTape() as tape:
-            pieces = [
-                tf.linalg.matmul(shares[name], tables[table].value)
-                for name, table in table_of.items()
-            ]
-            outputs = model(tf.concat([*pieces, dense], axis=1), training=True)
-            loss = loss_of(targets, outputs, sample_weight=weights) + tf.add_n(model.losses)
-        return loss, tape.gradient(loss, [variable.value for variable in variables])
-
-    count = len(model.trainable_variables)
-    for step in range(steps):
-        columns = data.slice(step * 64, 64).to_pydict()
-        loss, found = gradients(
-            {name: _shares(columns[name]) for name in table_of},
-            np.array([columns["age"], columns["price"]], np.float32).T,
-            np.array(columns["y"], np.float32)[:, None],
-            np.array(columns["w"], np.float32),
-        )
-        weights_optimizer.apply(found[:count], variables[:count])
-        rows_optimizer.apply(found[count:], variables[count:])
-        yield float(loss)
-
-
-def _shares(ids_of_samples: list[Any]) -> NDArray[np.float32]:
-    """(B, vocabulary): the share that each id has in its sample's mean."""
-    shares = np.zeros((len(ids_of_samples), VOCABULARY), np.float32)
-    for sample, ids in enumerate(ids_of_samples):
-        for one in ids if isinstance(ids, list) else [ids]:
-            shares[sample, one] += 1 / (len(ids) if isinstance(ids, list) else 1)
-    return shares
-
-
-def _copy_of(model: Any, width: int, **options: Any) -> Any:
-    copy = _network(width, **options)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def test_each_of_200_losses_equals_that_of_a_plain_keras_loop() -> None:
     steps = 200
-    data = _data(64 * steps)
+    data = data_of(64 * steps)
     width = CONFIG.feature_config.get_model_input_dim()
     keras.utils.set_random_seed(1)
-    model = _network(width)
-    expected = list(_keras_losses(_copy_of(model, width), data, steps))
+    model = network(width)
+    expected = list(keras_losses(copy_of(model), data, steps))
     wrapper = TFModelWrapper(model)
     step = TrainingStep(wrapper, CONFIG)
     weights = wrapper.get_weights()
@@ -184,7 +91,7 @@ def test_each_of_200_losses_equals_that_of_a_plain_keras_loop() -> None:
 
 
 def _first_batch(config: TrainerConfig, rows: int = 64) -> KeyBatch:
-    return next(iter(table_batches(_data(rows), config)))
+    return next(iter(table_batches(data_of(rows), config)))
 
 
 def _rows_for(batch: KeyBatch, config: TrainerConfig = CONFIG) -> dict[str, NDArray[np.float32]]:
@@ -197,7 +104,7 @@ def _rows_for(batch: KeyBatch, config: TrainerConfig = CONFIG) -> dict[str, NDAr
 
 
 def _step(config: TrainerConfig = CONFIG, **options: Any) -> tuple[TFModelWrapper, TrainingStep]:
-    wrapper = TFModelWrapper(_network(config.feature_config.get_model_input_dim(), **options))
+    wrapper = TFModelWrapper(network(config.feature_config.get_model_input_dim(), **options))
     return wrapper, TrainingStep(wrapper, config)
 
 
@@ -264,9 +171,9 @@ def test_moving_statistics_move_in_training_and_not_in_prediction() -> None:
 def test_prediction_equals_the_model_on_the_assembled_input() -> None:
     config = replace(CONFIG, weight_config=WeightConfig())
     wrapper, step = _step(config)
-    data = _data(64)
+    data = data_of(64)
     batch = next(iter(table_batches(data, config)))
-    tables = _initial_tables()
+    tables = initial_tables()
     predictions, loss_sum = step.predict(
         batch, {name: tables[name][keys.astype(int)] for name, keys in batch.keys.items()}
     )
@@ -274,8 +181,8 @@ def test_prediction_equals_the_model_on_the_assembled_input() -> None:
     inputs = np.concatenate(
         [
             tables["items"][columns["item"]],
-            _shares(columns["seen"]) @ tables["items"],
-            _shares(columns["tags"]) @ tables["tags"],
+            shares_of(columns["seen"]) @ tables["items"],
+            shares_of(columns["tags"]) @ tables["tags"],
             tables["user"][columns["user"]],
             tables["zone"][columns["zone"]],
             np.array([columns["age"], columns["price"]], np.float32).T,
@@ -323,7 +230,7 @@ def test_row_gradients_of_any_dim_are_the_sums_over_repeated_ids(dim: int) -> No
     outputs = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")(inputs)
     config = replace(config, target_config=TargetConfig(["y"], "regression"))
     step = TrainingStep(TFModelWrapper(keras.Model(inputs, outputs)), config)
-    data = _data(64)
+    data = data_of(64)
     batch = next(iter(table_batches(data, config)))
     result = step.train(batch, _rows_for(batch, config))
     # d(mean squared error)/d(row of a sample) = 2 * (prediction - target) / B, in each component
@@ -382,7 +289,7 @@ def test_loss_of_each_task_is_that_of_keras(
     target: TargetConfig, columns: list[str], activation: str
 ) -> None:
     config = replace(CONFIG, target_config=target)
-    data = _data(64).append_column("z", pa.array(np.arange(64) % 2))
+    data = data_of(64).append_column("z", pa.array(np.arange(64) % 2))
     step = _step(config, outputs=target.get_output_dim(), activation=activation)[1]
     batch = next(iter(table_batches(data, config)))
     rows = _rows_for(batch)
@@ -399,8 +306,8 @@ def test_loss_of_each_task_is_that_of_keras(
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        (lambda: _network(176), "takes an input of shape (None, 176)"),
-        (lambda: _network(34, outputs=2), "yields shape (None, 2)"),
+        (lambda: network(176), "takes an input of shape (None, 176)"),
+        (lambda: network(34, outputs=2), "yields shape (None, 2)"),
         (
             lambda: _two_inputs(),
             "allowed is one input",
