@@ -84,6 +84,7 @@ ServerOptions ParseServerOptions(const std::string& text) {
     fields.Read("message_bytes_max", &options.message_bytes_max);
     fields.Read("requests_in_flight_bytes_max", &options.requests_in_flight_bytes_max);
     fields.Read("driver_silence_seconds", &options.driver_silence_seconds);
+    fields.Read("metrics_port", &options.metrics_port);
     std::string compression = "none";
     fields.Read("compression", &compression);
     options.compression = Check(wire::ParseCompression(compression));

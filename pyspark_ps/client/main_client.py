@@ -457,6 +457,7 @@ def _server_infos(cluster: Cluster, secret: bytes, config: PSConfig) -> list[Ser
                     "secret": Secret(secret.hex()),
                     "incarnation": format(int(record["incarnation"]), "x"),
                     "unix_socket": str(record["unix_path"]),
+                    "metrics_port": int(record["metrics_port"]) or None,
                 },
             )
         )

@@ -41,7 +41,7 @@ class ServerInfo:
         status: "running", "stopped", "lost" or "unknown".
         shard_range: lowest and highest partition that it holds.
         metadata: "coordinator" ("host:port"), "secret" (a `Secret`; prints as ***), "incarnation"
-            (hex), "unix_socket" (path or "").
+            (hex), "unix_socket" (path or ""), "metrics_port" (of its Prometheus endpoint, or None).
     """
 
     server_id: int

@@ -131,6 +131,10 @@ def _launch_specs(
     config: PSConfig, secret: bytes, coordinator: str, addresses: tuple[str, str]
 ) -> list[LaunchSpec]:
     bind_host, advertised_host = addresses
+    metrics = [
+        {} if config.metrics_port is None else {"metrics_port": _port_base(config.metrics_port, i)}
+        for i in range(config.num_servers)
+    ]
     level = logging.getLogger("pyspark_ps.server").getEffectiveLevel()
     return [
         LaunchSpec(
@@ -147,6 +151,7 @@ def _launch_specs(
                 "coordinator": coordinator,
                 "driver_silence_seconds": config.driver_silence_seconds,
                 "unix_dir": "",
+                **metrics[server_id],
             },
             secret=secret,
             use_unix_socket=config.transport != "tcp",

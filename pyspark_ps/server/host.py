@@ -18,10 +18,14 @@ import logging
 import os
 import select
 import signal
+import socketserver
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark_ps.errors import PSError
+
+if TYPE_CHECKING:
+    from pyspark_ps import _core
 
 LAUNCH_LINE_BYTES_MAX = 1 << 20
 # How late a signal or a closed standard input is noticed.
@@ -78,9 +82,7 @@ def _catch_signals() -> list[int]:
 
 
 def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int:
-    from pyspark_ps import _core
-
-    server = _core.Server(json.dumps(options), secret)
+    server, _ = start_server(options, secret)
     name = f"server {options['server_id']}"
     _logger.info("%s listens on %s:%d", name, options["advertised_host"], server.port)
     while True:
@@ -97,6 +99,31 @@ def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int
             break
     _logger.info("%s ends: %s", name, reason)
     return EXIT_OK
+
+
+def start_server(
+    options: dict[str, Any], secret: bytes
+) -> tuple[_core.Server, socketserver.BaseServer | None]:
+    """The C++ server, and its Prometheus endpoint when `options` have a metrics_port.
+
+    Raises:
+        PSError: a port that cannot be had, a coordinator that cannot be reached.
+    """
+    from pyspark_ps import _core
+
+    port = options.get("metrics_port")
+    if port is None:
+        return _core.Server(json.dumps(options), secret), None
+    from pyspark_ps.server.metrics import serve_metrics
+
+    # The endpoint comes first: the coordinator is told its port when the server registers.
+    started: list[_core.Server] = []
+    port, endpoint = serve_metrics(
+        options["bind_host"], port, lambda: started[0].stats() if started else None
+    )
+    started.append(_core.Server(json.dumps({**options, "metrics_port": port}), secret))
+    _logger.info("server %s: metrics on port %d", options["server_id"], port)
+    return started[0], endpoint
 
 
 def _stdin_closed() -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from socketserver import BaseServer
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +18,7 @@ from pyspark_ps.placement.cluster import Cluster
 from pyspark_ps.placement.launch import LaunchSpec
 from pyspark_ps.placement.plan import make_cluster
 from pyspark_ps.server._checks import factor_of, number
+from pyspark_ps.server.host import start_server
 from pyspark_ps.server.shard_manager import ShardManager
 from pyspark_ps.utils.config import DEFAULT_TABLE, PSConfig
 
@@ -118,11 +119,11 @@ class _InProcess:
 
     def __init__(self, specs: Sequence[LaunchSpec]) -> None:
         self._specs = specs
-        self._servers: list[_core.Server] = []
+        self._servers: list[tuple[_core.Server, BaseServer | None]] = []
 
     def start(self) -> None:
         for spec in self._specs:
-            self._servers.append(_core.Server(json.dumps(spec.options), spec.secret))
+            self._servers.append(start_server(spec.options, spec.secret))
 
     def failures(self) -> dict[int, str]:
         return {}
@@ -131,9 +132,12 @@ class _InProcess:
         return "they run in this process"
 
     def end(self, wait_seconds: float) -> None:
-        for server in self._servers:
+        for server, endpoint in self._servers:
             server.wait_ended(wait_seconds)
             server.stop(0.0)
+            if endpoint is not None:
+                endpoint.shutdown()
+                endpoint.server_close()
         self._servers = []
 
 

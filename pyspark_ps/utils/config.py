@@ -133,7 +133,10 @@ class PSConfig(ConfigBase):
         weight_replicas: servers that hold each dense tensor; copies come later, so the default
             acts as one.
         driver_silence_seconds: a server that hears nothing of its driver for so long ends.
-        metrics_port, tls, tls_cert_file, tls_key_file, server_addresses, secret_file: later.
+        metrics_port: first TCP port to try for the Prometheus endpoint of server 0, server 1 begins
+            one higher, and so on; a taken one moves on to the next free one, and
+            `ServerInfo.metadata["metrics_port"]` tells the real one. 0 = ephemeral, None = none.
+        tls, tls_cert_file, tls_key_file, server_addresses, secret_file: later.
         transport: "auto" (Unix socket on the same host, else TCP), "tcp" or "unix".
         placement: "local" (children of the driver), "executors" (tasks of long-running Spark jobs),
             "auto" (local without a SparkContext and on local[...], else executors);
@@ -182,7 +185,6 @@ class PSConfig(ConfigBase):
         None,
         at_least=0,
         at_most=65_535,
-        not_built="the metrics endpoint comes in a later version; leave this field out",
     )
     tls: str = setting("auto", choices=("auto", "on", "off"))
     tls_cert_file: str | None = setting(None, not_built=_TLS_LATER)

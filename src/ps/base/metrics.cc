@@ -48,6 +48,25 @@ double LatencySnapshot::QuantileMs(double share) const {
   return max_ms();
 }
 
+std::vector<std::uint64_t> CumulativeBoundsNs() {
+  std::vector<std::uint64_t> bounds;
+  for (int bit = LatencyHistogram::kLowestBit + 1; bit <= LatencyHistogram::kHighestBit; ++bit) {
+    bounds.push_back(std::uint64_t{1} << bit);
+  }
+  return bounds;
+}
+
+std::vector<std::uint64_t> LatencySnapshot::CumulativeCounts() const {
+  std::vector<std::uint64_t> counts(CumulativeBoundsNs().size());
+  std::uint64_t below = 0;
+  for (std::size_t bucket = 0; bucket < buckets.size(); ++bucket) {
+    below += buckets[bucket];
+    const std::size_t doubling = bucket >> kSubBits;
+    if (doubling < counts.size()) counts[doubling] = below;
+  }
+  return counts;
+}
+
 void LatencyHistogram::Record(Duration duration) {
   auto ns = static_cast<std::uint64_t>(std::max<Duration::rep>(duration.count(), 0));
   buckets_[BucketOf(ns)].fetch_add(1, std::memory_order_relaxed);

@@ -33,12 +33,20 @@ struct LatencySnapshot {
   // Upper end of the bucket that holds the given share of all durations (0 < share <= 1), never
   // above the longest: at most 1.6 % too long from 1 us to 100 s. 0 when empty.
   double QuantileMs(double share) const;
+
+  // Durations up to and including each of CumulativeBoundsNs().
+  std::vector<std::uint64_t> CumulativeCounts() const;
+
   double p50_ms() const { return QuantileMs(0.5); }
   double p99_ms() const { return QuantileMs(0.99); }
   double p999_ms() const { return QuantileMs(0.999); }
   double max_ms() const { return static_cast<double>(max_ns) * 1e-6; }
   double total_ms() const { return static_cast<double>(total_ns) * 1e-6; }
 };
+
+// 2^10 ns, 2^11 ns .. 2^36 ns (about 1 us to 69 s): the ends of a histogram's doublings but for the
+// last, which also holds whatever took longer.
+std::vector<std::uint64_t> CumulativeBoundsNs();
 
 // How long things took, in fixed log-linear buckets (64 to each doubling) from about 0.5 us to 137
 // s; shorter and longer ones fall into the first and the last. 15 KiB. Thread-safe, lock-free; a

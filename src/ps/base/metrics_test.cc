@@ -85,6 +85,20 @@ TEST(LatencyHistogram, MergedSnapshotsEqualOneHistogram) {
   EXPECT_EQ(merged.buckets, whole.buckets);
 }
 
+TEST(LatencyHistogram, CumulativeCountsTellHowManyTookAtMostEachBound) {
+  LatencyHistogram histogram;
+  for (int us = 1; us <= 1000; ++us) histogram.Record(microseconds(us));
+  histogram.Record(seconds(100));
+  histogram.Record(nanoseconds(1));
+  std::vector<std::uint64_t> bounds = CumulativeBoundsNs();
+  std::vector<std::uint64_t> counts = histogram.Snapshot().CumulativeCounts();
+  ASSERT_EQ(counts.size(), bounds.size());
+  for (std::size_t i = 0; i < bounds.size(); ++i) {
+    EXPECT_EQ(counts[i], 1 + std::min<std::uint64_t>(bounds[i] / 1000, 1000)) << bounds[i];
+  }
+  EXPECT_EQ(LatencySnapshot().CumulativeCounts(), std::vector<std::uint64_t>(bounds.size(), 0));
+}
+
 TEST(LatencyHistogram, NoRecordOfAnyThreadIsLost) {
   LatencyHistogram histogram;
   auto record = [&] {

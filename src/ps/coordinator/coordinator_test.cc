@@ -237,7 +237,7 @@ TEST(Coordinator, StoppingWaitsNoLongerThanItWasToldWhateverServersDo) {
       (*line)
           ->Control("{\"op\":\"register\",\"server_id\":0,\"host\":\"127.0.0.1\",\"port\":" +
                     std::to_string(silent.port()) +
-                    ",\"unix_path\":\"\",\"incarnation\":1,\"pid\":1}")
+                    ",\"unix_path\":\"\",\"incarnation\":1,\"pid\":1,\"metrics_port\":0}")
           .ok());
   // The definition is on its way to the silent host now, with 60 s to get there.
   std::this_thread::sleep_for(std::chrono::milliseconds(50));

@@ -32,7 +32,8 @@ std::string ServersToJson(const std::vector<ServerRecord>& servers) {
                     {"port", server.endpoint.port},
                     {"unix_path", server.endpoint.unix_path},
                     {"incarnation", server.incarnation},
-                    {"pid", server.pid}});
+                    {"pid", server.pid},
+                    {"metrics_port", server.metrics_port}});
   }
   return sharding::Dump(list);
 }
@@ -46,6 +47,7 @@ Result<ServerRecord> ParseRegistration(const Json& json) {
   PS_ASSIGN_OR_RETURN(record.endpoint.unix_path, sharding::GetString(json, "unix_path"));
   PS_ASSIGN_OR_RETURN(record.incarnation, sharding::GetUnsigned(json, "incarnation"));
   PS_ASSIGN_OR_RETURN(record.pid, sharding::GetUnsigned(json, "pid", 1ull << 32));
+  PS_ASSIGN_OR_RETURN(record.metrics_port, sharding::GetUnsigned(json, "metrics_port", 65'535));
   return record;
 }
 

@@ -18,12 +18,14 @@ struct ServerRecord {
   net::Endpoint endpoint;
   std::uint64_t incarnation = 0;
   std::int64_t pid = 0;
+  int metrics_port = 0;  // of its Prometheus endpoint; 0: none
 };
 
-// [{"server_id","state":"starting|running|lost|stopped","host","port","unix_path","incarnation","pid"}]
+// [{"server_id","state":"starting|running|lost|stopped","host","port","unix_path","incarnation","pid","metrics_port"}]
 std::string ServersToJson(const std::vector<ServerRecord>& servers);
 
-// From a request {"op":"register","server_id","host","port","unix_path","incarnation","pid"}.
+// From a request {"op":"register","server_id","host","port","unix_path","incarnation","pid",
+// "metrics_port"}.
 Result<ServerRecord> ParseRegistration(const sharding::Json& json);
 
 }  // namespace ps::coordinator

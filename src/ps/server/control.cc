@@ -155,7 +155,8 @@ void Control::Run(const std::string& text, const Reply& reply) {
   if (*op == "describe") {
     Describe(reply);
   } else if (*op == "stats") {
-    CollectStats(*core_, [reply](const std::string& stats) { reply(Status::Ok(), stats); });
+    CollectStats(*core_, StatsDetail::kStats,
+                 [reply](const std::string& stats) { reply(Status::Ok(), stats); });
   } else if (*op == "define") {
     status = StartDefine(text, reply);
   } else if (*op == "init_tensors") {

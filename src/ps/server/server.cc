@@ -168,7 +168,8 @@ std::string Server::Impl::RegistrationJson() const {
                          {"port", core.listener->port()},
                          {"unix_path", core.listener->unix_path()},
                          {"incarnation", core.incarnation},
-                         {"pid", static_cast<std::int64_t>(::getpid())}});
+                         {"pid", static_cast<std::int64_t>(::getpid())},
+                         {"metrics_port", core.options.metrics_port}});
 }
 
 // The first reason stays; `may_hurry` may shorten the grace of an end under way.
@@ -229,7 +230,8 @@ void Server::Impl::WaitForRequests() {
 bool Server::Impl::Barrier() {
   auto stats = std::make_shared<std::promise<std::string>>();
   std::future<std::string> read = stats->get_future();
-  CollectStats(core, [stats](std::string json) { stats->set_value(std::move(json)); });
+  CollectStats(core, StatsDetail::kMetrics,
+               [stats](std::string json) { stats->set_value(std::move(json)); });
   if (read.wait_for(kBarrierTimeout) != std::future_status::ready) return false;
   std::lock_guard lock(mutex);
   last_stats = read.get();
@@ -276,7 +278,8 @@ std::string Server::StatsJson() {
   auto stats = std::make_shared<std::promise<std::string>>();
   std::future<std::string> read = stats->get_future();
   if (!impl_->core.closing.load()) {
-    CollectStats(impl_->core, [stats](std::string json) { stats->set_value(std::move(json)); });
+    CollectStats(impl_->core, StatsDetail::kMetrics,
+                 [stats](std::string json) { stats->set_value(std::move(json)); });
     if (read.wait_for(kBarrierTimeout) == std::future_status::ready) return read.get();
   }
   std::lock_guard lock(impl_->mutex);

@@ -28,6 +28,7 @@ struct ServerOptions {
   net::Endpoint coordinator;  // registers there, and ends when that connection ends
   std::string secret;
   double driver_silence_seconds = 60.0;
+  int metrics_port = 0;  // of the endpoint that serves StatsJson, for the coordinator; 0: none
 };
 
 // One server of a cluster: shard threads that own partitions, a listener, a link to the
@@ -65,6 +66,8 @@ class Server {
   // thread-safe.
   void Stop(Duration grace);
 
+  // The record of get_cluster_stats with the histograms of stats.h; waits for the shards. Once the
+  // server has ended: as it was then.
   std::string StatsJson();
 
  private:

@@ -95,7 +95,16 @@ void AddWeights(const DefinitionPtr& definition, Json* json) {
   (*json)["parameters"] = parameters;
 }
 
-void AddLatency(const std::vector<ShardStats>& shards, Json* json) {
+Json HistogramJson(const LatencySnapshot& latency) {
+  Json bounds = Json::array();
+  for (std::uint64_t ns : CumulativeBoundsNs()) bounds.push_back(static_cast<double>(ns) * 1e-9);
+  return Json{{"count", latency.count},
+              {"sum", latency.total_ms() * 1e-3},
+              {"bounds", std::move(bounds)},
+              {"counts", latency.CumulativeCounts()}};
+}
+
+void AddLatency(const std::vector<ShardStats>& shards, StatsDetail detail, Json* json) {
   LatencySnapshot pull;
   LatencySnapshot push;
   LatencySnapshot control;
@@ -106,9 +115,13 @@ void AddLatency(const std::vector<ShardStats>& shards, Json* json) {
   }
   (*json)["latency_ms"] = Json{
       {"pull", LatencyJson(pull)}, {"push", LatencyJson(push)}, {"control", LatencyJson(control)}};
+  if (detail == StatsDetail::kStats) return;
+  (*json)["latency_seconds"] = Json{{"pull", HistogramJson(pull)},
+                                    {"push", HistogramJson(push)},
+                                    {"control", HistogramJson(control)}};
 }
 
-std::string Render(Core& core, const std::vector<ShardStats>& shards) {
+std::string Render(Core& core, StatsDetail detail, const std::vector<ShardStats>& shards) {
   DefinitionPtr definition = core.definition();
   net::ListenerStats net = core.listener->Stats();
   std::chrono::duration<double> uptime = core.clock->Now() - core.started;
@@ -128,17 +141,17 @@ std::string Render(Core& core, const std::vector<ShardStats>& shards) {
   };
   AddTables(definition, shards, &json);
   AddWeights(definition, &json);
-  AddLatency(shards, &json);
+  AddLatency(shards, detail, &json);
   return sharding::Dump(json);
 }
 
 }  // namespace
 
-void CollectStats(Core& core, std::function<void(std::string json)> done) {
+void CollectStats(Core& core, StatsDetail detail, std::function<void(std::string json)> done) {
   auto shards = std::make_shared<std::vector<ShardStats>>(core.shards.size());
   ForEachShard(
       core, [shards](Shard& shard) { (*shards)[shard.index()] = ReadShard(shard); },
-      [&core, shards, done = std::move(done)] { done(Render(core, *shards)); });
+      [&core, detail, shards, done = std::move(done)] { done(Render(core, detail, *shards)); });
 }
 
 }  // namespace ps::server

@@ -14,7 +14,10 @@ namespace ps::server {
 //   memory_bytes = sum of the tables' memory_bytes + weights_memory_bytes
 //   embeddings = sum of the tables' rows = rows made - rows pruned
 //   weights: dense tensors with values whose chunk 0 lies here, so that servers add up.
+// kMetrics adds latency_seconds {pull, push, control: {sum, count, bounds [s], counts}}: how many
+// took at most each bound.
 // `done` is called on a shard's thread.
-void CollectStats(Core& core, std::function<void(std::string json)> done);
+enum class StatsDetail { kStats, kMetrics };
+void CollectStats(Core& core, StatsDetail detail, std::function<void(std::string json)> done);
 
 }  // namespace ps::server
