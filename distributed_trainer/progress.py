@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+TABLE_WIDTH = 100  # characters, where there is no terminal to ask
+METRICS_SHOWN = 2
 TABLE_DAYS_MAX = 40  # a longer range's table shows the last ones
 
 
@@ -116,7 +118,7 @@ def print_table(history: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     shown = list(history)[-TABLE_DAYS_MAX:]
-    names = list(next((day["metrics"] for day in shown if day["metrics"]), {}))
+    names = list(next((day["metrics"] for day in shown if day["metrics"]), {}))[:METRICS_SHOWN]
     before = "auc" in names and any(day["validation"] for day in shown)
     table = Table(title=_title(history), title_justify="left")
     table.add_column("date", no_wrap=True)
@@ -124,7 +126,8 @@ def print_table(history: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(head, justify="right", no_wrap=True)
     for day in shown:
         table.add_row(str(day["date"]), *_cells(day, names, before))
-    Console(stderr=not _in_notebook()).print(table)
+    width = None if sys.stderr.isatty() or _in_notebook() else TABLE_WIDTH
+    Console(stderr=not _in_notebook(), width=width).print(table)
 
 
 def _cells(day: Mapping[str, Any], names: Sequence[str], before: bool) -> list[str]:

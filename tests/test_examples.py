@@ -9,9 +9,9 @@ import sys
 import pytest
 
 
-def run_example(name: str) -> str:
+def run_example(name: str, package: str = "pyspark_ps") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", f"pyspark_ps.examples.{name}"],
+        [sys.executable, "-m", f"{package}.examples.{name}"],
         capture_output=True,
         text=True,
         timeout=240,
@@ -37,3 +37,12 @@ def test_distributed_embedding_brings_words_of_a_topic_together() -> None:
     sea = {"harbour", "tide", "sailor", "anchor"}
     (neighbours,) = re.findall(r"ship: (.*)", said)
     assert set(neighbours.split(", ")) <= sea
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_trainers_simple_training_predicts_a_day_it_has_not_seen() -> None:
+    said = run_example("simple_training", "distributed_trainer")
+    (auc,) = re.findall(r"auc (\S+) on a day it has not seen", said)
+    assert float(auc) > 0.78  # the chances known, it would be 0.85
+    assert "20,000 predictions" in said

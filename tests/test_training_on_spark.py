@@ -1,34 +1,50 @@
-"""Days of training as Spark jobs: servers and workers on executors, or workers in local[N]."""
+"""Days of training as Spark jobs, on every kind of Spark; what Spark repeats counts once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed_trainer import DistributedTrainer, TrainingError
+from distributed_trainer import (
+    DistributedTrainer,
+    FeatureConfig,
+    TargetConfig,
+    TrainingError,
+    WeightConfig,
+)
 from pyspark_ps import ConfigurationError, PSConfig
 from tests.test_training_over_servers import _build, _config, _write_day
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
+
+CONSTANTS = ["k0", "k1", "k2", "k3"]  # features with one id: a row each, counted by every push
+BATCH = 30
 
 
 @contextmanager
-def spark(master: str) -> Iterator[Any]:
+def spark(master: str, **settings: str) -> Iterator[Any]:
     from pyspark.sql import SparkSession
 
-    session = (
+    builder = (
         SparkSession.builder.master(master)
         .appName("test_training_on_spark")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .getOrCreate()
     )
+    for name, value in settings.items():
+        builder = builder.config(name.replace("__", "."), value)
+    session = builder.getOrCreate()
     try:
         yield session
     finally:
@@ -47,7 +63,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(session: Any, days: Path, **changes: Any) -> dict[str, Any]:
-    config = _config(days, num_workers=2, batch_size=30, **changes)
+    config = _config(days, num_workers=2, batch_size=BATCH, **changes)
     with DistributedTrainer(session, config) as trainer:
         trainer.set_model_builder(_build)
         summary = trainer.train_date_range(
@@ -82,6 +98,102 @@ def test_local_master_with_a_session(days: Path) -> None:
         _check(_train(session, days))
 
 
+def _write_constants(folder: Path, date: str) -> int:
+    """A day of two files, each a unit of its own; how many batches."""
+    rows = 20 * BATCH
+    for file in range(2):
+        columns: dict[str, Any] = {name: np.full(rows, 7) for name in CONSTANTS}
+        columns["y"] = np.arange(rows) % 2
+        path = folder / f"dt={date}" / f"part-{file}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path)
+    return 2 * rows // BATCH
+
+
+def _build_disturbed(folder: Path) -> Callable[[], Any]:
+    """A model whose workers, on Spark, are disturbed at their pushes.
+
+    The first that comes to its eighth push dies, as a killed process does. From then on the first
+    attempt of task 1 is so slow that Spark starts a second one beside it. `folder/attempts` has a
+    line for each push.
+    """
+
+    def disturb() -> None:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        assert context is not None
+        attempt = (context.partitionId(), context.attemptNumber())
+        with (folder / "attempts").open("a") as lines:
+            lines.write(f"{attempt}\n")
+        if not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(9)
+        if attempt == (1, 0):
+            time.sleep(3)
+
+    def build() -> Any:
+        import keras
+        from pyspark import TaskContext
+
+        if TaskContext.get() is not None:
+            _before_push(8, disturb)
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(inputs))
+
+    return build
+
+
+def _before_push(number: int, act: Callable[[], None]) -> None:
+    """In a worker: `act` runs before each push from this number on."""
+    from pyspark_ps import PSWorkerClient
+
+    push = PSWorkerClient.push_gradients
+    pushes = 0
+
+    def counted(*args: Any, **kwargs: Any) -> None:
+        nonlocal pushes
+        pushes += 1
+        if pushes >= number:
+            act()
+        push(*args, **kwargs)
+
+    PSWorkerClient.push_gradients = counted  # type: ignore[method-assign]
+
+
+def _count_is(trainer: DistributedTrainer, pushes: int) -> bool:
+    """Whether every constant's row has seen so many pushes: a row's count is one more."""
+
+    def pruned(min_count: int) -> int:
+        results = trainer._ps.decay_embeddings("prune", min_count=min_count)["results"]
+        return sum(int(result["pruned"]) for result in results)
+
+    return pruned(pushes + 1) == 0 and pruned(pushes + 2) == len(CONSTANTS)
+
+
+def _train_disturbed(session: Any, folder: Path, ps_config: PSConfig) -> None:
+    """Every push must have counted once on every server, whatever Spark repeated."""
+    config = _config(
+        folder,
+        feature_config=FeatureConfig(CONSTANTS, default_embedding_dim=1),
+        target_config=TargetConfig(["y"]),
+        weight_config=WeightConfig(),
+        batch_size=BATCH,
+        num_workers=2,
+        ps_config=ps_config,
+    )
+    pushes = 0
+    with DistributedTrainer(session, config) as trainer:
+        trainer.set_model_builder(_build_disturbed(folder))
+        for date in ("2024-03-01", "2024-03-02"):
+            batches = _write_constants(folder, date)
+            assert trainer.train_single_day(date).total_batches == batches
+            pushes += batches
+        assert _count_is(trainer, pushes)
+    assert (folder / "died").exists()
+    assert "(1, 1)" in (folder / "attempts").read_text().splitlines()
+
+
 def test_servers_and_workers_side_by_side_on_executors(days: Path) -> None:
     with spark("local-cluster[2,2,1024]") as session:
         summary = _train(session, days)
@@ -92,3 +204,93 @@ def test_servers_and_workers_side_by_side_on_executors(days: Path) -> None:
             trainer.set_model_builder(_build)
             with pytest.raises(ConfigurationError, match="4 task slots and 4 servers"):
                 trainer.train_single_day("2024-03-01")
+
+
+SECURITY = {
+    "spark.authenticate": "true",
+    "spark.authenticate.secret": "a-secret-of-this-test",
+    "spark.network.crypto.enabled": "true",
+    "spark.io.encryption.enabled": "true",
+}
+
+
+@contextmanager
+def standalone(folder: Path) -> Iterator[str]:
+    """A standalone master and two workers of two cores, as `sbin` starts them; the master's URL.
+
+    The workers are hosts of their own to Spark, which starts no speculative copy on the same host.
+    """
+    import pyspark
+
+    command = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
+    java = " ".join(f"-D{name}={value}" for name, value in SECURITY.items())
+    environment = {**os.environ, "SPARK_DAEMON_JAVA_OPTS": java, "SPARK_DAEMON_MEMORY": "256m"}
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str) -> Path:
+        log = folder / f"{name}.log"
+        with log.open("wb") as output:
+            processes.append(
+                subprocess.Popen(
+                    [command, *arguments],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=folder,
+                )
+            )
+        return log
+
+    master = "org.apache.spark.deploy.master.Master"
+    worker = "org.apache.spark.deploy.worker.Worker"
+    try:
+        log = start("master", master, "--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
+        url = _wait_for(log, r"Starting Spark master at (spark://\S+)")
+        sizes = ("--cores", "2", "--memory", "1g", "--webui-port", "0")
+        logs = [
+            start(host, worker, "--work-dir", str(folder / host), "--host", host, *sizes, url)
+            for host in ("127.0.0.1", "127.0.0.2")
+        ]
+        for log in logs:
+            _wait_for(log, "(Successfully registered with master)")
+        yield url
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for(log: Path, pattern: str) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = re.search(pattern, log.read_text(errors="replace"))
+        if found:
+            return found.group(1)
+        time.sleep(0.2)
+    raise AssertionError(f"{log.name} says no {pattern!r}:\n{log.read_text()[-2000:]}")
+
+
+def test_standalone_with_security_dynamic_allocation_retries_and_speculation(
+    days: Path, tmp_path: Path
+) -> None:
+    settings = {
+        **SECURITY,
+        "spark.dynamicAllocation.enabled": "true",
+        "spark.dynamicAllocation.shuffleTracking.enabled": "true",
+        "spark.dynamicAllocation.minExecutors": "2",
+        "spark.dynamicAllocation.maxExecutors": "2",
+        "spark.executor.cores": "2",
+        "spark.executor.memory": "512m",
+        "spark.driver.host": "127.0.0.1",
+        "spark.speculation": "true",
+        "spark.speculation.quantile": "0.5",
+        "spark.speculation.multiplier": "1.1",
+        "spark.speculation.interval": "200ms",
+    }
+    plain = {name.replace(".", "__"): value for name, value in settings.items()}
+    ps_config = PSConfig(num_servers=2, server_port_base=0, num_worker_threads=1, tls="off")
+    with standalone(tmp_path) as url, spark(url, **plain) as session:
+        summary = _train(session, days, ps_config=ps_config)
+        _check(summary)
+        assert {server.status for server in summary["servers"]} == {"running"}
+        _train_disturbed(session, tmp_path, ps_config)

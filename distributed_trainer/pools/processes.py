@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import cast
@@ -22,6 +24,7 @@ from distributed_trainer.pools.base import (
 from distributed_trainer.task import WorkerTask
 
 STOP_SECONDS = 10.0
+LAST_WORDS_LINES = 40
 
 
 class ProcessPool:
@@ -82,13 +85,25 @@ class _Child:
                 [sys.executable, "-m", "distributed_trainer.pools.processes", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 env={
                     **os.environ,
                     "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
                 },
             )
         self.pipe = Connection(ours.detach())
+        self._last_lines: collections.deque[bytes] = collections.deque(maxlen=LAST_WORDS_LINES)
+        self._relay = threading.Thread(target=self._relay_lines, daemon=True)
+        self._relay.start()
         self.pipe.send(spec)
+
+    def _relay_lines(self) -> None:
+        """The child's standard error goes on to ours; its last lines are kept."""
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self._last_lines.append(line)
+                sys.stderr.write(line.decode(errors="replace"))
 
     def send(self, task: WorkerTask) -> None:
         try:
@@ -106,9 +121,12 @@ class _Child:
     def _died(self) -> TrainingError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
+        self._relay.join(STOP_SECONDS)
+        words = b"  ".join(self._last_lines).decode(errors="replace")
         return TrainingError(
             f"worker {self._worker_id} (process {self._process.pid}) ended unexpectedly with exit "
-            f"code {self._process.poll()}; its last words are in the driver's error output"
+            f"code {self._process.poll()}; "
+            + (f"its last lines:\n  {words}" if words else "it wrote nothing")
         )
 
     def kill(self) -> None:
