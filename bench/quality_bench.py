@@ -41,7 +41,7 @@ from pyspark_ps import PSConfig, PSMainClient
 
 TRAINING_DAYS, FOLLOWING_DAYS = 4, 2
 ROWS_OF_A_DAY, FILES_OF_A_DAY = 100_000, 4
-IDS = {"user": 2_000, "item": 500, "slot": 20}
+IDS = {"user": 1_000, "item": 300, "slot": 20}
 STEPS = 200
 
 
@@ -99,11 +99,11 @@ class Clicks:
         return TrainerConfig(
             feature_config=FeatureConfig(list(IDS), ["price"], default_embedding_dim=8),
             target_config=TargetConfig(["click"]),
-            batch_size=256,
+            batch_size=128,
             num_workers=workers,
             shuffle_seed=seed,
             model_learning_rate=0.002,
-            embedding_learning_rate=0.1,
+            embedding_learning_rate=0.05,
             decay_after_each_day=False,
             verbose=False,
             s3_data_path_template=f"{self.folder}/dt={{date}}/",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,8 +20,10 @@ from distributed_trainer.columns import (
     ColumnPlan,
     Columns,
     check_id_type,
+    check_names,
     columns_of,
     dense_values,
+    is_list,
     key_functions,
     read_part,
     target_values,
@@ -31,7 +33,6 @@ from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfi
 from distributed_trainer.data_loader import FileSystems
 from distributed_trainer.units import UnitOfWork
 from pyspark_ps.errors import InvalidArgumentError
-from pyspark_ps.utils.validation import nearest_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -371,30 +372,21 @@ def _raw_columns(data: Any, plan: ColumnPlan) -> dict[str, Any]:
     """name -> pandas Series or Arrow column, of what the plan names."""
     import pyarrow as pa
 
-    names: list[str]
     if isinstance(data, pa.RecordBatch):
         data = [data]
-    if isinstance(data, pa.Table):
-        table = data
-    elif hasattr(data, "iloc"):
+    if hasattr(data, "iloc"):  # a DataFrame, whose columns may be named by anything
         names = [str(name) for name in data.columns]
-        _check_present(plan.names, names)
-        return {name: data[name] for name in plan.names}
+        columns = [data.iloc[:, index] for index in range(len(names))]
     else:
-        batches = list(data)
-        if not batches:
-            raise InvalidArgumentError("data = []: allowed is at least one record batch")
-        table = pa.Table.from_batches(batches)
-    _check_present(plan.names, table.schema.names)
-    return {name: table.column(name) for name in plan.names}
-
-
-def _check_present(wanted: Sequence[str], found: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in found:
-            raise InvalidArgumentError(
-                f"data: there is no column {name!r}{nearest_name(name, found)}"
-            )
+        if not isinstance(data, pa.Table):
+            batches = list(data)
+            if not batches:
+                raise InvalidArgumentError("data = []: allowed is at least one record batch")
+            data = pa.Table.from_batches(batches)
+        names, columns = data.schema.names, data.columns
+    check_names(names, plan.names, "data")
+    found = dict(zip(names, columns, strict=True))
+    return {name: found[name] for name in plan.names}
 
 
 def _to_arrow(column: Any) -> Any:
@@ -422,7 +414,7 @@ def _raw_ids(column: Any, name: str) -> NDArray[Any]:
             return np.asarray(column.to_numpy())
         column = pa.array(column, from_pandas=False)
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         check_id_type(kind.value_type, name, "data")
     else:
         check_id_type(kind, name, "data")

@@ -207,7 +207,7 @@ def read_record_batches(
     with parquet_errors(part.path):
         file = pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=True)
     with file:
-        _check_names(file.schema_arrow.names, names, part.path)
+        check_names(file.schema_arrow.names, names, part.path)
         batches = file.iter_batches(batch_size=READ_ROWS, row_groups=part.row_groups, columns=names)
         while True:
             with parquet_errors(part.path):
@@ -217,12 +217,16 @@ def read_record_batches(
             yield batch
 
 
-def _check_names(found: Sequence[str], wanted: Sequence[str], source: str) -> None:
+def check_names(found: Sequence[str], wanted: Sequence[str], source: str) -> None:
+    """Refuses data that lack a column, or have two of its name."""
     for name in wanted:
         if name not in found:
-            raise InvalidArgumentError(
-                f"{source}: there is no column {name!r}{nearest_name(name, found)}"
-            )
+            told = f"there is no column {name!r}{nearest_name(name, found)}"
+        elif found.count(name) > 1:
+            told = f"there is more than one column {name!r}: give them names of their own"
+        else:
+            continue
+        raise InvalidArgumentError(f"{source}: {told}")
 
 
 def columns_of(data: pa.RecordBatch | pa.Table, plan: ColumnPlan, source: str) -> Columns:
@@ -235,11 +239,11 @@ def columns_of(data: pa.RecordBatch | pa.Table, plan: ColumnPlan, source: str) -
         InvalidArgumentError: as `read_part`.
     """
     keys_of, _ = key_functions()
-    _check_names(data.schema.names, plan.names, source)
+    check_names(data.schema.names, plan.names, source)
     result = Columns(num_rows=data.num_rows)
     for name in plan.sparse:
         column = _combined(data.column(name))
-        if _is_list(column.type):
+        if is_list(column.type):
             check_id_type(column.type.value_type, name, source)
             result.lists[name] = _list_keys(column, keys_of)
         else:
@@ -268,7 +272,8 @@ def _combined(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return combined
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column's values are lists."""
     import pyarrow as pa
 
     return bool(

@@ -289,6 +289,26 @@ def test_bad_columns_are_refused_by_name(change: dict[str, Any], told: str) -> N
         BatchIterator(FRAME.assign(**change), *ARGUMENTS)
 
 
+def test_a_frames_columns_may_be_named_by_numbers() -> None:
+    frame = pd.DataFrame([[1, 0.5, 1.0], [2, 1.5, 0.0]])
+    arguments = (FeatureConfig(["0"], ["1"]), TargetConfig(["2"]), WeightConfig())
+    (batch,) = BatchIterator(frame, *arguments, shuffle=False)
+    assert batch.sparse_features["0"].tolist() == [1, 2]
+    assert batch.dense_features["1"].tolist() == [0.5, 1.5]
+    with pytest.raises(InvalidArgumentError, match="no column '7'"):
+        BatchIterator(frame, FeatureConfig(["7"]), *arguments[1:])
+    with pytest.raises(InvalidArgumentError, match="more than one column '0'"):
+        BatchIterator(pd.concat([frame, frame[[0]]], axis=1), *arguments)
+
+
+def test_weights_of_a_batch_without_a_weight_column_are_the_default_ones() -> None:
+    for normalize, expected in ((False, [2.5] * 4), (True, [1.0] * 4)):
+        weights = WeightConfig(normalize_weights=normalize, default_weight=2.5)
+        (batch,) = BatchIterator(FRAME, FEATURES, TargetConfig(["y"]), weights)
+        assert batch.weights is not None
+        assert batch.weights.tolist() == expected
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="'tags'"):
         BatchIterator(FRAME.drop(columns="tags"), *ARGUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -144,6 +145,16 @@ def test_dict_and_json_forms_give_an_equal_configuration(config: Any) -> None:
         (TrainerConfig(s3_data_path_template="/data/"), "{date}"),
         (TrainerConfig(clipnorm=1.0, clipvalue=1.0), "clipvalue"),
         (TrainerConfig(learning_rate_schedule=0.1), "learning_rate_schedule"),
+        (TargetConfig(["a"], "multiclass", 1), "num_classes = 1"),
+        (TargetConfig(["a", "a"], "multi_label"), "target_columns"),
+        (WeightConfig(""), "weight_column"),
+        (TrainerConfig(shuffle_seed=-1), "shuffle_seed = -1"),
+        (TrainerConfig(log_every_n_batches=0), "log_every_n_batches = 0"),
+        (TrainerConfig(progress_update_threshold=0), "progress_update_threshold = 0"),
+        (TrainerConfig(clipnorm=0.0), "clipnorm = 0.0"),
+        (TrainerConfig(clipvalue=-1.0), "clipvalue = -1.0"),
+        (TrainerConfig(embedding_clipnorm=0.0), "embedding_clipnorm = 0.0"),
+        (TrainerConfig(decay_factor=1.5), "decay_factor = 1.5"),
         (TrainerConfig(s3_checkpoint_path="/c"), "not built yet"),
         (TrainerConfig(keep_checkpoints=1), "not built yet"),
         (TrainerConfig(ps_config=PSConfig(num_servers=0)), "num_servers"),
@@ -165,6 +176,15 @@ def test_a_refused_value_is_named_with_what_is_allowed(config: Any, told: str) -
         config.validate()
     assert told in str(caught.value)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("cls", [FeatureConfig, TargetConfig, WeightConfig, TrainerConfig])
+def test_every_field_refuses_what_is_of_no_allowed_type(cls: Any) -> None:
+    for field in dataclasses.fields(cls):
+        config = cls()
+        setattr(config, field.name, 3j)
+        with pytest.raises(ConfigurationError, match=f"{cls.__name__}.{field.name} = 3j"):
+            config.validate()
 
 
 def test_unknown_keys_are_refused_with_the_nearest_name() -> None:

@@ -74,7 +74,8 @@ def test_each_of_200_losses_equals_that_of_a_plain_keras_loop() -> None:
     width = CONFIG.feature_config.get_model_input_dim()
     keras.utils.set_random_seed(1)
     model = network(width)
-    expected = list(keras_losses(copy_of(model), data, steps))
+    reference = copy_of(model)
+    expected = list(keras_losses(reference, data, steps))
     wrapper = TFModelWrapper(model)
     step = TrainingStep(wrapper, CONFIG)
     weights = wrapper.get_weights()
@@ -88,6 +89,9 @@ def test_each_of_200_losses_equals_that_of_a_plain_keras_loop() -> None:
     # 1e-5 as a rule; rounding that depends on the threads' timing grows over the steps.
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert losses[-1] < losses[0]
+    moved = TFModelWrapper(reference).get_weights()
+    for name in wrapper.get_moving_names():  # of one worker those of Keras
+        np.testing.assert_allclose(wrapper.get_weights()[name], moved[name], rtol=1e-4, atol=1e-6)
 
 
 def _first_batch(config: TrainerConfig, rows: int = 64) -> KeyBatch:
@@ -217,6 +221,50 @@ def test_a_model_with_inputs_named_after_features_gets_them_by_name() -> None:
     assert one.loss == pytest.approx(other.loss, rel=1e-6)
     for table, gradient in one.row_gradients.items():
         np.testing.assert_allclose(gradient, other.row_gradients[table], rtol=1e-4, atol=1e-8)
+
+
+def test_models_of_every_kind_give_the_same_step() -> None:
+    class Subclassed(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = keras.layers.Dense(8, activation="relu")
+            self.out = keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return self.out(self.hidden(inputs))
+
+    layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
+    inputs = keras.Input((CONFIG.feature_config.get_model_input_dim(),))
+    functional = keras.Model(inputs, layers[1](layers[0](inputs)))
+    batch = _first_batch(CONFIG)
+    rows = _rows_for(batch)
+    wrappers = [TFModelWrapper(m) for m in (functional, keras.Sequential(layers), Subclassed())]
+    steps = [TrainingStep(wrapper, CONFIG) for wrapper in wrappers]
+    weights = wrappers[0].get_weights()
+    first, *others = (step.train(batch, rows, weights) for step in steps)
+    for other in others:
+        assert other.loss == pytest.approx(first.loss, rel=1e-6)
+        for name, gradient in first.weight_gradients.items():
+            np.testing.assert_allclose(other.weight_gradients[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_model_of_dense_features_alone_pulls_and_pushes_no_rows() -> None:
+    config = replace(
+        CONFIG, feature_config=FeatureConfig([], ["price", "age"]), weight_config=WeightConfig()
+    )
+    batch = _first_batch(config)
+    result = _step(config)[1].train(batch, {})
+    assert (batch.keys, result.row_gradients) == ({}, {})
+    assert math.isfinite(result.loss)
+
+
+def test_rows_that_the_model_does_not_look_at_have_zero_gradients() -> None:
+    inputs = keras.Input((CONFIG.feature_config.get_model_input_dim(),))
+    outputs = keras.layers.Dense(1, activation="sigmoid")(inputs[:, -2:])
+    batch = _first_batch(CONFIG)
+    step = TrainingStep(TFModelWrapper(keras.Model(inputs, outputs)), CONFIG)
+    for gradient in step.train(batch, _rows_for(batch)).row_gradients.values():
+        assert not gradient.any()
 
 
 @pytest.mark.parametrize("dim", [1, 20, 37, 64])
