@@ -152,6 +152,9 @@ class PyClient {
   std::string ControlCoordinator(const std::string& json) {
     return WithoutGil([&] { return client_->ControlCoordinator(json); });
   }
+  std::string WaitAtCoordinator(const std::string& json, double timeout_seconds) {
+    return WithoutGil([&] { return client_->WaitAtCoordinator(json, timeout_seconds); });
+  }
   std::map<std::string, std::uint64_t> Stats() const {
     client::ClientStats stats = client_->stats();
     return {{"bytes_sent", stats.bytes_sent},
@@ -206,6 +209,8 @@ void BindClient(nb::module_& module) {
       .def("control_server", &PyClient::ControlServer, nb::arg("server"), nb::arg("request_json"),
            nb::arg("once") = false)
       .def("control_coordinator", &PyClient::ControlCoordinator, nb::arg("request_json"))
+      .def("wait_at_coordinator", &PyClient::WaitAtCoordinator, nb::arg("request_json"),
+           nb::arg("timeout_seconds"))
       .def("stats", &PyClient::Stats)
       .def("close", &PyClient::Close);
 }

@@ -530,8 +530,6 @@ def test_statistics_have_the_keys_of_the_contract() -> None:
 def test_what_is_not_built_yet_says_so(shared: PSMainClient, method: str) -> None:
     with pytest.raises(PSError, match="not built yet"):
         getattr(shared, method)("/tmp/x")
-    with pytest.raises(PSError, match="not built yet"):
-        shared.create_barrier("b", 2)
 
 
 def test_a_wrong_configuration_or_context_is_refused_before_anything_starts() -> None:

@@ -129,6 +129,32 @@ def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
     job.join()
 
 
+def test_spark_tasks_meet_at_a_barrier_while_the_driver_works(spark_context: Any) -> None:
+    settings = config(num_servers=1)
+    with PSMainClient(spark_context, settings) as main:
+        servers = [info.to_dict() for info in main.get_server_info()]
+        plain = settings.to_dict()
+        main.create_barrier("epoch", 2)
+
+        def run(number: int, _rows: Iterator[int]) -> Iterator[int]:
+            with PSWorkerClient(servers, PSConfig.from_dict(plain), f"task-{number}") as worker:
+                for step in range(2):
+                    worker.pull_embeddings([1000 * step + number])
+                    worker.enter_barrier("epoch")
+                yield worker.get_embedding_count()
+
+        counts: list[int] = []
+        tasks = spark_context.parallelize(range(2), 2).mapPartitionsWithIndex(run)
+        job = threading.Thread(target=lambda: counts.extend(tasks.collect()))
+        job.start()
+        for step in range(2):
+            assert main.wait_barrier("epoch", 60)
+            assert main.get_cluster_stats()["total_embeddings"] == 2 * (step + 1)
+            main.release_barrier("epoch")
+        job.join()
+        assert counts == [4, 4]
+
+
 def test_too_few_slots_fail_the_start_at_once_and_say_what_to_change(spark_context: Any) -> None:
     assert sum(executor.slots for executor in list_executors(spark_context)) == SLOTS
     main = PSMainClient(spark_context, config(num_servers=SLOTS + 1))

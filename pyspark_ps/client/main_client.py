@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyspark_ps import _core
+from pyspark_ps.client.barrier import BarrierCoordinator
 from pyspark_ps.client.initial_weights import (
     check_strategy,
     checked_shape,
@@ -323,19 +324,24 @@ class PSMainClient:
             "total_memory_bytes": sum(server["memory_bytes"] for server in servers),
         }
 
-    # --- what later versions build
+    # --- barriers
 
     def create_barrier(self, name: str, num_workers: int) -> None:
-        """Not built yet."""
-        self._not_built("barriers")
+        """Makes a barrier for so many workers; the same again does nothing. See
+        `BarrierCoordinator.create`."""
+        self._get().barriers.create(name, num_workers)
 
     def wait_barrier(self, name: str, timeout_seconds: float = 300) -> bool:
-        """Not built yet."""
-        self._not_built("barriers")
+        """Waits until all workers are in: True; False on time-out. See
+        `BarrierCoordinator.wait`."""
+        return self._get().barriers.wait(name, timeout_seconds)
 
     def release_barrier(self, name: str) -> None:
-        """Not built yet."""
-        self._not_built("barriers")
+        """Lets the workers inside go; then the name stands for the next round. See
+        `BarrierCoordinator.release`."""
+        self._get().barriers.release(name)
+
+    # --- what later versions build
 
     def save_to_s3(
         self,
@@ -396,6 +402,14 @@ class _Running:
         self._lock = threading.Lock()
         self._worker: PSWorkerClient | None = None
         self._steps = 0
+        self._barriers: BarrierCoordinator | None = None
+
+    @property
+    def barriers(self) -> BarrierCoordinator:
+        with self._lock:
+            if self._barriers is None:
+                self._barriers = BarrierCoordinator(self._infos, self._config)
+            return self._barriers
 
     @property
     def worker(self) -> PSWorkerClient:
@@ -423,6 +437,8 @@ class _Running:
 
     def close(self) -> None:
         with self._lock:
+            if self._barriers is not None:
+                self._barriers.close()
             if self._worker is not None:
                 self._worker.close()
             self._client.close()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyspark_ps import _core
+from pyspark_ps.client import barrier
 from pyspark_ps.client.definition import Definition
 from pyspark_ps.client.gradients import Floats, as_float32, by_table
 from pyspark_ps.client.options import checked_servers, client_options
@@ -311,7 +312,9 @@ class PSWorkerClient:
         if not arrays:
             return []
         tensors = [{"name": name, "shape": list(array.shape)} for name, array in arrays.items()]
-        reply = self._coordinate({"op": "define_tensors", "tensors": tensors})
+        # A repeated request (its answer was lost) hears again what it made.
+        request = {"op": "define_tensors", "tensors": tensors, "creator": secrets.token_hex(8)}
+        reply = self._coordinate(request)
         created = [str(name) for name in reply["created"]]
         self._refresh()
         if overwrite:
@@ -379,14 +382,23 @@ class PSWorkerClient:
         }
 
     def enter_barrier(self, name: str, timeout_seconds: float | None = None) -> None:
-        """Not built yet.
+        """Enters a barrier that the driver made, and waits until the driver releases it.
+
+        This client is one member, known by its `client_id`: entering again in the same round (also
+        from another process, with the same `client_id`) joins the same wait.
+
+        Args:
+            timeout_seconds: None = `PSConfig.timeout_seconds`.
 
         Raises:
-            ConfigurationError: always.
+            PSTimeoutError: not released in time; this member has left the barrier.
+            NotFoundError: there is no such barrier.
+            InvalidArgumentError: all members are in, this one is one too many.
+            PSConnectionError: another member died, or the coordinator has gone.
+            ClosedError: this client was closed meanwhile.
         """
-        raise ConfigurationError(
-            f"barriers are not built yet in this version (enter_barrier({name!r}))"
-        )
+        seconds = self.config.timeout_seconds if timeout_seconds is None else timeout_seconds
+        barrier.enter(self._core, name, self.client_id, seconds)
 
     # --- inside
 

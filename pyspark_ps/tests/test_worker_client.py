@@ -410,11 +410,6 @@ def test_after_close_every_call_raises_closed(main, config):
             call()
 
 
-def test_barriers_say_that_they_are_not_built(worker):
-    with pytest.raises(errors.ConfigurationError, match="not built yet"):
-        worker.enter_barrier("epoch")
-
-
 def test_arguments_travel_and_the_client_says_that_it_does_not(main, config, worker):
     infos = main.get_server_info()
     for sent in (pickle.loads(pickle.dumps(infos)), [info.to_dict() for info in infos]):

@@ -28,6 +28,8 @@ using DefinitionPtr = std::shared_ptr<const Definition>;
 
 // Ending the client's own streams on Close is a courtesy to the servers' memory.
 constexpr std::chrono::seconds kGoodbyeMax{2};
+// How much later than the coordinator's own time-out its answer may come.
+constexpr double kAnswerMarginSeconds = 10.0;
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
@@ -124,8 +126,10 @@ struct Client::Impl {
 
   Task TaskFor(Call& call, ServerRequest* request);
   Status Run(Call& call, std::vector<Task> tasks);
+  void AddStats(const ClientStats& added);
   Status RunRequests(Call& call, std::vector<ServerRequest>& requests);
   Result<std::string> ControlOne(Call& call, const Task& task);
+  Result<std::string> AskCoordinator(const std::string& json, const ClientOptions& call_options);
   FrameLimits frame_limits() const;
   KeyBatch* Batch(Channel& channel, std::size_t i);
   std::vector<ServerRequest> MakeRequests(const Definition& definition, wire::MessageType type);
@@ -172,10 +176,14 @@ Task Client::Impl::TaskFor(Call& call, ServerRequest* request) {
 Status Client::Impl::Run(Call& call, std::vector<Task> tasks) {
   ClientStats added;
   Status status = RunTasks(tasks, {call.deadline, &options}, &added);
+  AddStats(added);
+  return status;
+}
+
+void Client::Impl::AddStats(const ClientStats& added) {
   bytes_sent += added.bytes_sent;
   bytes_received += added.bytes_received;
   retries += added.retries;
-  return status;
 }
 
 Status Client::Impl::RunRequests(Call& call, std::vector<ServerRequest>& requests) {
@@ -491,16 +499,36 @@ Result<std::string> Client::ControlServer(ServerId server, const std::string& js
   return impl_->ControlOne(call, impl_->TaskFor(call, &request));
 }
 
-Result<std::string> Client::ControlCoordinator(const std::string& json) {
-  if (impl_->options.coordinator.port == 0) {
+Result<std::string> Client::Impl::AskCoordinator(const std::string& json,
+                                                 const ClientOptions& call_options) {
+  if (options.coordinator.port == 0) {
     return Status(StatusCode::kConfiguration, "this client was not told where the coordinator is");
   }
-  PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
+  PS_ASSIGN_OR_RETURN(Call call, Begin());
   ServerRequest request;
   request.type = wire::MessageType::kControl;
   request.control = json;
-  ServerAddress coordinator{wire::kCoordinatorId, impl_->options.coordinator, 0};
-  return impl_->ControlOne(call, {{&coordinator, true}, &call.channel->coordinator, &request});
+  ServerAddress coordinator{wire::kCoordinatorId, options.coordinator, 0};
+  Task task{{&coordinator, true}, &call.channel->coordinator, &request};
+  SteadyTime deadline = Now() + Seconds(call_options.timeout_seconds);
+  ClientStats added;
+  Status status = RunTasks(std::span(&task, 1), {deadline, &call_options}, &added);
+  AddStats(added);
+  if (!status.ok()) return status;
+  return std::move(request.control_reply);
+}
+
+Result<std::string> Client::ControlCoordinator(const std::string& json) {
+  return impl_->AskCoordinator(json, impl_->options);
+}
+
+Result<std::string> Client::WaitAtCoordinator(const std::string& json, double timeout_seconds) {
+  ClientOptions waiting = impl_->options;
+  waiting.timeout_seconds = timeout_seconds + kAnswerMarginSeconds;
+  waiting.is_interrupted = [impl = impl_.get()] {
+    return impl->is_closed || (impl->options.is_interrupted && impl->options.is_interrupted());
+  };
+  return impl_->AskCoordinator(json, waiting);
 }
 
 Result<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {

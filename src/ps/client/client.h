@@ -115,6 +115,9 @@ class Client {
   Result<std::vector<std::string>> ControlAll(const std::string& json, bool once);
   Result<std::string> ControlServer(ServerId server, const std::string& json, bool once);
   Result<std::string> ControlCoordinator(const std::string& json);
+  // The same for a request that the coordinator answers when something has happened, or its own
+  // time-out, `timeout_seconds`, has passed (a barrier). Close ends it with kClosed.
+  Result<std::string> WaitAtCoordinator(const std::string& json, double timeout_seconds);
 
   ClientStats stats() const;
   // Waits for calls under way to end; later calls get kClosed. Idempotent.

@@ -22,6 +22,14 @@ Status TooManyWaits(const std::string& name) {
 
 }  // namespace
 
+bool Barriers::Barrier::all_are_there() const {
+  auto is_there = [](const auto& member) {
+    return std::any_of(member.second.begin(), member.second.end(),
+                       [](const MemberWait& wait) { return !wait.lost_at.has_value(); });
+  };
+  return is_full() && std::all_of(members.begin(), members.end(), is_there);
+}
+
 std::string Barriers::Barrier::Count() const {
   return std::to_string(members.size()) + " of " + std::to_string(size) + " members are in";
 }
@@ -91,7 +99,7 @@ Status Barriers::Enter(const std::string& name, const Entry& entry, Waiter waite
     std::erase_if(waits, [](const MemberWait& wait) { return wait.lost_at.has_value(); });
     waits.push_back({entry.attempt, now + entry.timeout, waiter, std::nullopt});
   }
-  if (barrier->is_full()) AnswerDriver(*barrier, Status::Ok());
+  if (barrier->all_are_there()) AnswerDriver(*barrier, Status::Ok());
   return Status::Ok();
 }
 
@@ -99,7 +107,7 @@ Status Barriers::Wait(const std::string& name, Duration timeout, Waiter waiter, 
   PS_ASSIGN_OR_RETURN(Barrier * barrier, Find(name));
   if (barrier->driver_waits.size() >= kWaitsMax) return TooManyWaits(name);
   barrier->driver_waits.push_back({now + timeout, waiter});
-  if (barrier->is_full()) {
+  if (barrier->all_are_there()) {
     AnswerDriver(*barrier, Status::Ok());
   } else if (!barrier->untold.ok()) {
     AnswerDriver(*barrier, barrier->untold);

@@ -95,6 +95,7 @@ class Barriers {
     Status untold;  // the end of a round that the driver has not heard of
 
     bool is_full() const { return members.size() == size; }
+    bool all_are_there() const;  // full, and each member has a connection
     std::string Count() const;  // "3 of 4 members are in"
   };
 

@@ -174,6 +174,17 @@ TEST_F(BarriersTest, AConnectionThatIsMadeAnewKeepsItsPlaceAndItsDeadline) {
   EXPECT_THAT(Answers(), ElementsAre(Pair(2, StatusCode::kTimeout)));
 }
 
+TEST_F(BarriersTest, TheDriverIsNotToldThatAllAreInWhileAConnectionIsBroken) {
+  EXPECT_TRUE(Enter("a", 1, "call").ok());
+  End(1);
+  EXPECT_TRUE(Wait(kDriver).ok());
+  EXPECT_TRUE(Enter("b", 2).ok());
+  EXPECT_THAT(Answers(), IsEmpty());
+  EXPECT_EQ(Enter("c", 3).code(), StatusCode::kInvalidArgument) << "but its place is kept";
+  EXPECT_TRUE(Enter("a", 4, "call").ok());
+  EXPECT_THAT(Answers(), ElementsAre(Pair(kDriver, kOk)));
+}
+
 TEST_F(BarriersTest, ATaskThatIsRunAgainTakesThePlaceOfTheAttemptThatDied) {
   EXPECT_TRUE(Enter("a", 1, "first").ok());
   EXPECT_TRUE(Enter("b", 2).ok());
