@@ -1,0 +1,1 @@
+"""`python -m pyspark_ps.checkpoint`: looks into checkpoints. No servers and no Spark needed."""
