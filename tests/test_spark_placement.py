@@ -100,7 +100,8 @@ def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
         pids = pids_of(main)
         daemons = [parents(pid)[1] for pid in pids]
         assert daemons[0] != daemons[1]
-        assert active_tasks(spark_context) == 2
+        # The status tracker hears of a started task a moment after the task itself has begun.
+        assert wait_until(lambda: active_tasks(spark_context) == 2)
 
         main.init_weights({"w": (2,)}, "zeros")
         servers = [info.to_dict() for info in main.get_server_info()]
@@ -162,7 +163,7 @@ def test_too_few_slots_fail_the_start_at_once_and_say_what_to_change(spark_conte
     with pytest.raises(ConfigurationError, match=r"4 of 5 servers .*spark\.executor\.instances"):
         main.start_servers()
     assert time.monotonic() - started < 10
-    assert active_tasks(spark_context) == 0
+    assert wait_until(lambda: active_tasks(spark_context) == 0)
 
 
 def test_a_server_that_dies_is_lost_and_its_slot_free(spark_context: Any) -> None:
