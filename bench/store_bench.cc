@@ -120,9 +120,13 @@ struct HugePageAllocator {
   void deallocate(T* memory, std::size_t) { std::free(memory); }
   static std::size_t Rounded(std::size_t n) { return (n * sizeof(T) + 63) / 64 * 64; }
   template <typename U>
-  bool operator==(const HugePageAllocator<U>&) const { return true; }
+  bool operator==(const HugePageAllocator<U>&) const {
+    return true;
+  }
   template <typename U>
-  bool operator!=(const HugePageAllocator<U>&) const { return false; }
+  bool operator!=(const HugePageAllocator<U>&) const {
+    return false;
+  }
 };
 
 struct MixHash {
@@ -157,8 +161,9 @@ class World {
     spec.optimizer = {"adagrad", {{"learning_rate", kRate}}};
     for (int s = 0; s < kShards; ++s) {
       pools_[s] = std::make_shared<ps::store::PagePool>();
-      shards_[s] = EmbeddingStore::Create(spec, kPartitionBits, &budget_, &ps::Clock::System(),
-                                          pools_[s]).value();
+      shards_[s] =
+          EmbeddingStore::Create(spec, kPartitionBits, &budget_, &ps::Clock::System(), pools_[s])
+              .value();
     }
     create_seconds_ = Seconds([&] { Fill(); });
     if (with_cuckoo) FillCuckoo();
@@ -236,10 +241,10 @@ class World {
     const auto beyond = [this](double bytes) {
       return bytes / static_cast<double>(rows_) - 2 * kDim * sizeof(float);
     };
-    std::printf("rows %zu, dim %zu, Adagrad; bytes a row beyond values and state (floor 32, aim 24): "
-                "%.1f, by pages held %.1f; created at %.2f M rows/s by one thread\n",
-                rows_, kDim, beyond(table), beyond(pages),
-                static_cast<double>(rows_) / create_seconds_ / 1e6);
+    std::printf(
+        "bar: bytes a row beyond values and state, %zu rows | %.1f (by pages held %.1f) | 32 "
+        "| 24\nrows created at %.2f M/s by one thread\n",
+        rows_, beyond(table), beyond(pages), static_cast<double>(rows_) / create_seconds_ / 1e6);
   }
 
   const std::size_t rows_;
@@ -329,6 +334,24 @@ class Turns {
       state.counters["vs_" + ways_[w].name] = Median(ratios);
     }
   }
+  // A line for bench/run: the first way's speed against `way`'s, as a share or as a multiple.
+  void Bar(const std::string& what, const char* way, const char* floor, const char* aim,
+           bool is_share) const {
+    for (const Way& other : ways_) {
+      if (other.name != way) continue;
+      std::vector<double> ratios;
+      for (std::size_t i = 0; i < other.seconds_per_row.size(); ++i) {
+        ratios.push_back(other.seconds_per_row[i] / ways_[0].seconds_per_row[i]);
+      }
+      std::sort(ratios.begin(), ratios.end());
+      const double scale = is_share ? 100 : 1;
+      std::printf(is_share ? "bar: %s | %.0f %% (%.0f to %.0f), %.1f M rows/s | %s | %s\n"
+                           : "bar: %s | %.1fx (%.1f to %.1f), %.1f M rows/s | %s | %s\n",
+                  what.c_str(), scale * ratios[ratios.size() / 2],
+                  scale * ratios[ratios.size() / 10], scale * ratios[ratios.size() * 9 / 10],
+                  1e-6 / Median(ways_[0].seconds_per_row), floor, aim);
+    }
+  }
 
  private:
   struct Way {
@@ -409,6 +432,11 @@ double RowsOfTurn(const std::vector<Batch>& batches, std::size_t first) {
   return static_cast<double>(rows);
 }
 
+std::string NameOf(const benchmark::State& state) {
+  return std::string(state.range(0) != 0 ? ", Zipf 1.05, " : ", uniform, ") +
+         (state.range(1) == 1 ? "1 thread" : "2 threads");
+}
+
 void Gather(benchmark::State& state) {
   World& world = TheWorld();
   Crew crew(static_cast<int>(state.range(1)));
@@ -421,16 +449,23 @@ void Gather(benchmark::State& state) {
       world.shard(s).Gather(share.keys, nullptr, false, nullptr, world.out(s));
     });
     turns.Add("gather", ours, rows);
-    turns.Add("ceiling", RunTurn(&crew, batches, first, [&](const Share& share, int s) {
-                GatherKnown(share, world.out(s));
-              }), rows);
-    turns.Add("cuckoo", RunTurn(&crew, batches, first, [&](const Share& share, int s) {
-                GatherCuckoo(world.values(), share, world.out(s));
-              }), rows);
+    turns.Add("ceiling",
+              RunTurn(&crew, batches, first,
+                      [&](const Share& share, int s) { GatherKnown(share, world.out(s)); }),
+              rows);
+    turns.Add("cuckoo",
+              RunTurn(&crew, batches, first,
+                      [&](const Share& share, int s) {
+                        GatherCuckoo(world.values(), share, world.out(s));
+                      }),
+              rows);
     state.SetIterationTime(ours);
     first += kBatchesPerTurn;
   }
   turns.Report(state);
+  const std::string what = "gather" + NameOf(state);
+  turns.Bar(what + ", against the known-index gather", "ceiling", "25 %", "50 %", true);
+  turns.Bar(what + ", against libcuckoo find + copy", "cuckoo", "3x", "6x", false);
 }
 BENCHMARK(Gather)
     ->ArgNames({"zipf", "threads"})
@@ -452,16 +487,26 @@ void Apply(benchmark::State& state) {
       world.shard(s).Apply(share.keys, nullptr, world.grads(s), 1.0f, &reserved);
     });
     turns.Add("apply", ours, rows);
-    turns.Add("cuckoo", RunTurn(&crew, batches, first, [&](const Share& share, int s) {
-                ApplyCuckoo(&world.values(), &world.states(), share, world.grads(s));
-              }), rows);
-    turns.Add("cuckoo_in_place", RunTurn(&crew, batches, first, [&](const Share& share, int s) {
-                ApplyCuckooInPlace(&world.values(), &world.states(), share, world.grads(s));
-              }), rows);
+    turns.Add("cuckoo",
+              RunTurn(&crew, batches, first,
+                      [&](const Share& share, int s) {
+                        ApplyCuckoo(&world.values(), &world.states(), share, world.grads(s));
+                      }),
+              rows);
+    turns.Add("cuckoo_in_place",
+              RunTurn(&crew, batches, first,
+                      [&](const Share& share, int s) {
+                        ApplyCuckooInPlace(&world.values(), &world.states(), share, world.grads(s));
+                      }),
+              rows);
     state.SetIterationTime(ours);
     first += kBatchesPerTurn;
   }
   turns.Report(state);
+  const std::string what = "Adagrad apply" + NameOf(state);
+  turns.Bar(what + ", against libcuckoo, value and state in two tables", "cuckoo", "8x", "12x",
+            false);
+  turns.Bar(what + ", against the same changed in place", "cuckoo_in_place", "", "", false);
 }
 BENCHMARK(Apply)
     ->ArgNames({"zipf", "threads"})
@@ -506,9 +551,15 @@ void Decay(benchmark::State& state) {
     state.SetIterationTime(ours);
   }
   turns.Report(state);
+  turns.Bar("decay of all rows, against memcpy", "memcpy", "30 %", "60 %", true);
 }
-BENCHMARK(Decay)->ArgNames({"threads"})->Arg(2)->Arg(1)->Iterations(7)->UseManualTime()->Unit(
-    benchmark::kMillisecond);
+BENCHMARK(Decay)
+    ->ArgNames({"threads"})
+    ->Arg(2)
+    ->Arg(1)
+    ->Iterations(7)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 
 void PruneNothing(benchmark::State& state) {
   World& world = TheWorld();
@@ -524,9 +575,14 @@ void PruneNothing(benchmark::State& state) {
     state.SetIterationTime(ours);
   }
   turns.Report(state);
+  turns.Bar("prune of all rows, none goes, against memcpy", "memcpy", "30 %", "60 %", true);
 }
-BENCHMARK(PruneNothing)->ArgNames({"threads"})->Arg(2)->Iterations(7)->UseManualTime()->Unit(
-    benchmark::kMillisecond);
+BENCHMARK(PruneNothing)
+    ->ArgNames({"threads"})
+    ->Arg(2)
+    ->Iterations(7)
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 
 // Takes out every row; a world of its own for each turn, of at most 4 M rows.
 void PruneAll(benchmark::State& state) {
@@ -544,6 +600,7 @@ void PruneAll(benchmark::State& state) {
     state.SetIterationTime(ours);
   }
   turns.Report(state);
+  turns.Bar("prune of all rows, all go, against memcpy", "memcpy", "30 %", "60 %", true);
 }
 BENCHMARK(PruneAll)->Iterations(3)->UseManualTime()->Unit(benchmark::kMillisecond);
 
@@ -561,8 +618,7 @@ void CostPerRow(benchmark::State& state) {
   spec.name = "bench";
   spec.dim = 4;
   spec.optimizer = {"adagrad", {}};
-  auto store =
-      EmbeddingStore::Create(spec, kPartitionBits, &budget, &ps::Clock::System()).value();
+  auto store = EmbeddingStore::Create(spec, kPartitionBits, &budget, &ps::Clock::System()).value();
   std::vector<float> out(kBatchKeys * spec.dim);
   std::vector<Key> keys;
   for (std::size_t rank = 0; rank < rows;) {
@@ -580,7 +636,15 @@ void CostPerRow(benchmark::State& state) {
     seconds.push_back(Seconds([&] { store->Gather(keys, nullptr, false, nullptr, out.data()); }));
     state.SetIterationTime(seconds.back());
   }
-  state.counters["ns_per_row"] = Median(seconds) / kBatchKeys * 1e9;
+  const double cost = Median(seconds) / kBatchKeys * 1e9;
+  state.counters["ns_per_row"] = cost;
+  static const double cost_of_first = cost;
+  if (cost != cost_of_first) {
+    std::printf(
+        "bar: cost of a gathered row (dim 4) at %ld M rows, against 1 M | %.2fx (%.1f ns) | "
+        "2.5x | 2x\n",
+        static_cast<long>(state.range(0)), cost / cost_of_first, cost);
+  }
 }
 BENCHMARK(CostPerRow)
     ->ArgName("millions")
