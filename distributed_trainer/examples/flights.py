@@ -40,7 +40,7 @@ DECAY_FACTOR = 0.999
 
 
 def build_config(
-    data: Path, *, workers: int, servers: int, rates: tuple[float, float] = (0.05, 0.002)
+    data: Path, *, workers: int, servers: int, rates: tuple[float, float] = (0.4, 0.001)
 ) -> TrainerConfig:
     """What is trained, on what, and how; `rates` are the learning rates of rows and dense."""
     return TrainerConfig(
@@ -122,7 +122,7 @@ def main(
         f"({facts['not_arrived']:,} more were cancelled or diverted: no arrival to predict)"
     )
     first, last = (datetime.date.fromisoformat(day) for day in (first_day, last_day))
-    rates = (0.05, 0.002)
+    rates = (0.4, 0.001)
     if baselines:
         rates, expected = run_baselines(data, first, last, validated)
     config = build_config(data, workers=workers, servers=servers, rates=rates)

@@ -22,8 +22,8 @@ from distributed_trainer.metrics import MetricState
 
 CHOICE_DAYS = ("2013-07-01", "2013-08-31")
 # Of rows and dense weights; of SGD: its eta0.
-KERAS_RATES = ((0.05, 0.002), (0.1, 0.004), (0.2, 0.008))
-SGD_RATES = (0.001, 0.003, 0.01)
+KERAS_RATES = ((0.2, 0.001), (0.4, 0.001), (0.8, 0.001))
+SGD_RATES = (0.003, 0.01, 0.03)
 
 
 class Learner(Protocol):

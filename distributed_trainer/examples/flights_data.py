@@ -25,7 +25,8 @@ TARGET = "late"
 LATE_MINUTES = 15
 
 # Bump when the written columns change: data of another version is written anew.
-DATA_VERSION = 1
+DATA_VERSION = 2
+FILES_PER_DAY = 3
 
 
 def source_folder() -> Path:
@@ -80,7 +81,7 @@ def load_flights() -> tuple[pd.DataFrame, int]:
 
 
 def write_flights(folder: Path) -> dict[str, Any]:
-    """Writes `<folder>/dt=2013-01-01/<origin>.parquet` ... once; says what is there.
+    """Writes `<folder>/dt=2013-01-01/part-0.parquet` ... once; says what is there.
 
     Returns:
         {"version", "rows", "days", "not_arrived"}.
@@ -96,8 +97,10 @@ def write_flights(folder: Path) -> dict[str, Any]:
     for date, day in table.groupby("date"):
         target = folder / f"dt={date}"
         target.mkdir(parents=True, exist_ok=True)
-        for origin, part in day.groupby("origin"):
-            part.drop(columns="date").to_parquet(target / f"{origin}.parquet", index=False)
+        # Dealt out row by row, as writers behind a queue do: each file is a sample of the day.
+        for number in range(FILES_PER_DAY):
+            part = day.iloc[number::FILES_PER_DAY].drop(columns="date")
+            part.to_parquet(target / f"part-{number}.parquet", index=False)
         days += 1
     facts = {
         "version": DATA_VERSION,
