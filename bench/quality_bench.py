@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"equal steps: {STEPS} losses within {equal_steps():.1e} (floor 1e-4, aim 1e-5)")
+    print(
+        f"equal steps: {STEPS} losses within {equal_steps():.1e} (floor 1e-4, aim 1e-5)", flush=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         clicks = Clicks(Path(folder))
         best = clicks.bayes_auc()
