@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.training_work import Work, parse
-from distributed_trainer.batch_iterator import KeyBatch
+from distributed_trainer.key_batch import KeyBatch
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.step import TrainingStep
 from distributed_trainer.tf_model_wrapper import TFModelWrapper

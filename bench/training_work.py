@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from distributed_trainer.batch_iterator import KeyBatch, unit_batches
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
 from distributed_trainer.data_loader import S3ParquetDataLoader
+from distributed_trainer.key_batch import KeyBatch, unit_batches
 from distributed_trainer.units import units_of_work
 from pyspark_ps import PSConfig
 

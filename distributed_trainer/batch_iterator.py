@@ -1,242 +1,30 @@
-"""Batches: the public `Batch` and `BatchIterator`, and the trainer's own road from units of work.
-
-The road: `unit_batches` reads a unit of work, maps ids to keys, shuffles and yields `KeyBatch`es:
-unique keys per table to pull, and positions in them that the look-ups gather by.
-"""
+"""Batches of data in memory, as users see them: raw ids, dense columns, targets, weights."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distributed_trainer.columns import (
     ColumnPlan,
-    Columns,
+    batch_weights,
     check_id_type,
     check_names,
-    columns_of,
     dense_values,
     is_list,
-    key_functions,
-    read_part,
     target_values,
     weight_values,
 )
-from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
-from distributed_trainer.data_loader import FileSystems
-from distributed_trainer.units import UnitOfWork
+from distributed_trainer.config import FeatureConfig, TargetConfig, WeightConfig
 from pyspark_ps.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-T = TypeVar("T")
-
-SHUFFLE_WINDOW_BATCHES = 128  # rows are shuffled within this many batches ...
-SHUFFLE_WINDOW_ROWS_MAX = 1 << 20  # ... and at most this many rows, which bounds memory
-
-
-@dataclass
-class KeyBatch:
-    """One batch, ready to pull for.
-
-    Attributes:
-        keys: table -> uint64 (U,), unique, in first-occurrence order; every table of the
-            configuration, in sorted order. This is what to pull and whose gradients to push.
-        positions: sparse feature -> int32 (B,), of list features (N,): where among its table's keys
-            each id stands.
-        offsets: list feature -> int64 (B + 1,): sample i has positions[offsets[i]:offsets[i + 1]].
-        dense: float32 (B, D), features in sorted order.
-        targets: float32 (B, T), or int32 (B,) for multiclass; None where not asked for.
-        weights: float32 (B,), normalised where the configuration says so.
-        num_rows: B.
-        weight_sum: sum of `weights`.
-    """
-
-    keys: dict[str, NDArray[np.uint64]]
-    positions: dict[str, NDArray[np.int32]]
-    offsets: dict[str, NDArray[np.int64]]
-    dense: NDArray[np.float32]
-    targets: NDArray[Any] | None
-    weights: NDArray[np.float32]
-    num_rows: int
-    weight_sum: float
-
-
-def unit_batches(
-    unit: UnitOfWork, config: TrainerConfig, seed: int, *, with_targets: bool = True
-) -> Iterator[KeyBatch]:
-    """The batches of one unit of work, in an order that depends on `seed` and the data alone.
-
-    Rows are shuffled (`config.shuffle_data`) within windows of at most `SHUFFLE_WINDOW_BATCHES`
-    batches, which also bounds memory; only the last batch is short.
-
-    Args:
-        seed: `DayPass.unit_seed(unit)`.
-        with_targets: False leaves target and weight columns unread (predict); every weight is
-            then `default_weight`, and rows keep their order.
-
-    Raises:
-        InvalidArgumentError: a column is missing, of a wrong type, or holds what is not allowed;
-            names file and column.
-        StorageError, DataCorruptionError: the file cannot be read, or is damaged.
-    """
-    plan = _plan_of(config, with_targets)
-    make = _KeyBatchMaker(config)
-    shuffled = config.shuffle_data and with_targets
-    windows = _windows(unit, plan, config)
-    for number, window in enumerate(windows):
-        order = np.arange(window.num_rows)
-        if shuffled:
-            order = np.random.default_rng((seed, number)).permutation(window.num_rows)
-        for first in range(0, window.num_rows, config.batch_size):
-            yield make(window.take(order[first : first + config.batch_size]))
-
-
-def _plan_of(config: TrainerConfig, with_targets: bool) -> ColumnPlan:
-    return ColumnPlan.of(
-        config.feature_config,
-        config.target_config,
-        config.weight_config,
-        with_targets=with_targets,
-    )
-
-
-def _windows(unit: UnitOfWork, plan: ColumnPlan, config: TrainerConfig) -> Iterator[Columns]:
-    """Consecutive rows of the unit, a whole number of batches each (but the last)."""
-    batches = min(SHUFFLE_WINDOW_BATCHES, SHUFFLE_WINDOW_ROWS_MAX // config.batch_size)
-    window_rows = max(1, batches) * config.batch_size
-    waiting: list[Columns] = []
-    rows = 0
-    file_systems = FileSystems(config.ps_config)
-    for part in unit.parts:
-        for columns in read_part(part, plan, file_systems):
-            waiting.append(columns)
-            rows += columns.num_rows
-            while rows >= window_rows:
-                joined = Columns.concat(waiting)
-                yield joined.slice(0, window_rows)
-                waiting = [joined.slice(window_rows, rows)]
-                rows -= window_rows
-    if rows:
-        yield Columns.concat(waiting)
-
-
-def table_batches(
-    data: pa.Table, config: TrainerConfig, *, source: str = "table", with_targets: bool = True
-) -> Iterator[KeyBatch]:
-    """Batches of an Arrow table in memory, in its own order; errors as `unit_batches`."""
-    columns = columns_of(data, _plan_of(config, with_targets), source)
-    make = _KeyBatchMaker(config)
-    for first in range(0, columns.num_rows, config.batch_size):
-        yield make(columns.slice(first, min(first + config.batch_size, columns.num_rows)))
-
-
-class _KeyBatchMaker:
-    """Makes a KeyBatch of a batch's columns: unique keys per table, positions per feature."""
-
-    def __init__(self, config: TrainerConfig) -> None:
-        features = config.feature_config
-        self._normalize = config.weight_config.normalize_weights
-        self._unique = key_functions()[1]
-        names = sorted(features.sparse_features)
-        self._features_of = {
-            table: [name for name in names if features.get_table(name) == table]
-            for table in features.get_tables()
-        }
-
-    def __call__(self, columns: Columns) -> KeyBatch:
-        weights = batch_weights(columns.weights, self._normalize)
-        batch = KeyBatch(
-            keys={},
-            positions={},
-            offsets={name: offsets for name, (_, offsets) in columns.lists.items()},
-            dense=columns.dense,
-            targets=columns.targets,
-            weights=weights,
-            num_rows=columns.num_rows,
-            weight_sum=float(weights.sum(dtype=np.float64)),
-        )
-        for table, names in self._features_of.items():
-            parts = [columns.ids(name) for name in names]
-            joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            batch.keys[table], positions = self._unique(joined)
-            first = 0
-            for name, part in zip(names, parts, strict=True):
-                batch.positions[name] = positions[first : first + len(part)]
-                first += len(part)
-        return batch
-
-
-def batch_weights(weights: NDArray[np.float32], normalize: bool) -> NDArray[np.float32]:
-    """Weights of a batch (B,); normalised they add up to B, unless all are zero."""
-    total = weights.sum(dtype=np.float64)
-    if not normalize or total == 0:
-        return weights
-    return weights * np.float32(len(weights) / total)
-
-
-_END = object()
-
-
-def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Runs `items` in a thread of its own, at most `depth` items ahead (0 = no thread).
-
-    Its errors are raised here. Closing the iterator ends the thread, after the item that it is
-    at.
-    """
-    if depth == 0:
-        yield from items
-        return
-    ready: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    closed = threading.Event()
-    reader = threading.Thread(
-        target=_fill, args=(items, ready, closed), name="read-ahead", daemon=True
-    )
-    reader.start()
-    try:
-        while True:
-            item = ready.get()
-            if item is _END:
-                return
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        closed.set()
-        while reader.is_alive():  # a full queue holds the reader until it is emptied
-            with contextlib.suppress(queue.Empty):
-                ready.get(timeout=0.05)
-        reader.join()
-
-
-@dataclass
-class _Failure:
-    error: BaseException
-
-
-def _fill(items: Iterable[T], ready: queue.Queue[Any], closed: threading.Event) -> None:
-    try:
-        for item in items:
-            if closed.is_set():
-                return
-            ready.put(item)
-    except BaseException as error:
-        ready.put(_Failure(error))
-    else:
-        ready.put(_END)
-    finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            close()
 
 
 @dataclass

@@ -456,3 +456,11 @@ def weight_values(
             f"rows); weights are finite and >= 0"
         )
     return values
+
+
+def batch_weights(weights: NDArray[np.float32], normalize: bool) -> NDArray[np.float32]:
+    """Weights of a batch (B,); normalised they add up to B, unless all are zero."""
+    total = weights.sum(dtype=np.float64)
+    if not normalize or total == 0:
+        return weights
+    return weights * np.float32(len(weights) / total)

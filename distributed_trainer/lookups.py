@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import KeyBatch
 from distributed_trainer.config import FeatureConfig
+from distributed_trainer.key_batch import KeyBatch
 from pyspark_ps import _core
 
 Floats = NDArray[np.float32]

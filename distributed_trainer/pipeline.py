@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import KeyBatch
+from distributed_trainer.key_batch import KeyBatch
 from distributed_trainer.step import StepResult
 from pyspark_ps.client.worker_client import PSWorkerClient
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import KeyBatch
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.errors import DivergedError
+from distributed_trainer.key_batch import KeyBatch
 from distributed_trainer.lookups import Lookups, aligned_floats, clip_rows, is_aligned
 from distributed_trainer.model_check import check_model
 from distributed_trainer.tf_model_wrapper import (

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import read_ahead, unit_batches
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.data_loader import PartitionInfo, S3ParquetDataLoader
+from distributed_trainer.key_batch import unit_batches
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
+from distributed_trainer.read_ahead import read_ahead
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.thread_config import configure_threads
 from distributed_trainer.units import units_of_work

@@ -12,8 +12,8 @@ import pyarrow as pa
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import table_batches
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
+from distributed_trainer.key_batch import table_batches
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, StopWatch
 from distributed_trainer.step import TrainingStep
 from distributed_trainer.tf_model_wrapper import TFModelWrapper

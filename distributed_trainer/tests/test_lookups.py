@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import KeyBatch, table_batches
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
+from distributed_trainer.key_batch import KeyBatch, table_batches
 from distributed_trainer.lookups import Lookups, aligned_floats, clip_rows, is_aligned
 from pyspark_ps import _core
 from pyspark_ps.errors import InvalidArgumentError

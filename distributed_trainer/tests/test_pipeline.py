@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from distributed_trainer.batch_iterator import KeyBatch
+from distributed_trainer.key_batch import KeyBatch
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
 from distributed_trainer.step import StepResult
 from pyspark_ps.client.worker_client import PSWorkerClient

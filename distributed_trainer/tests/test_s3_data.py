@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from distributed_trainer.batch_iterator import unit_batches
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
 from distributed_trainer.data_loader import S3ParquetDataLoader
 from distributed_trainer.day_files import DayFiles
+from distributed_trainer.key_batch import unit_batches
 from distributed_trainer.units import units_of_work
 from pyspark_ps import PSConfig
 from pyspark_ps.errors import StorageError

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from distributed_trainer.batch_iterator import KeyBatch, table_batches
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
 from distributed_trainer.errors import TrainingError
+from distributed_trainer.key_batch import KeyBatch, table_batches
 from distributed_trainer.model_check import check_model
 from distributed_trainer.schedule import rate_scale
 from distributed_trainer.step import TrainingStep
