@@ -24,6 +24,7 @@ from distributed_trainer import (
     WorkerTrainer,
 )
 from distributed_trainer.tests import keras_reference as plain
+from distributed_trainer.worker import STAGES
 from pyspark_ps import (
     ClosedError,
     ConfigurationError,
@@ -198,7 +199,8 @@ def test_worker_trainer_alone_makes_what_the_servers_lack(
     assert first.total_weighted_samples == pytest.approx(300)
     assert first.avg_loss == pytest.approx(first.total_loss / 600)
     assert again.avg_loss < first.avg_loss
-    assert {"samples_per_second", "batches_per_second"} <= set(first.metrics)
+    assert {"samples_per_second", "batches_per_second", "ps_wait_share"} <= set(first.metrics)
+    assert 0.5 < sum(again.metrics[f"{stage}_share"] for stage in STAGES) <= 1.0
     with pytest.raises(ClosedError):
         worker.train_partitions([folder])
     other = replace(config, feature_config=FeatureConfig(["user", "item"], default_embedding_dim=3))
@@ -207,11 +209,16 @@ def test_worker_trainer_alone_makes_what_the_servers_lack(
         inputs = keras.Input((6,))
         return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(inputs))
 
-    with (
-        WorkerTrainer(0, other, servers.get_server_info(), build_other) as worker,
-        pytest.raises(InvalidArgumentError, match=r"user|item"),
+    for wrong, build in (
+        (other, build_other),
+        (replace(config, embedding_optimizer="ftrl"), _build),
+        (replace(config, embedding_learning_rate=0.25), _build),
     ):
-        worker.train_partitions([folder])
+        with (
+            WorkerTrainer(0, wrong, servers.get_server_info(), build) as worker,
+            pytest.raises(InvalidArgumentError, match=r"user|item"),
+        ):
+            worker.train_partitions([folder])
 
 
 def test_moving_statistics_of_one_worker_are_those_of_keras(tmp_path: Path) -> None:

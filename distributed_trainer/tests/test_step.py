@@ -13,11 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig, WeightConfig
+from distributed_trainer.data_loader import S3ParquetDataLoader
 from distributed_trainer.errors import TrainingError
 from distributed_trainer.key_batch import KeyBatch, table_batches
 from distributed_trainer.model_check import check_model
 from distributed_trainer.schedule import rate_scale
 from distributed_trainer.step import TrainingStep
+from distributed_trainer.task import DayPass, WorkerTask
 from distributed_trainer.tests.keras_reference import (
     ACCUMULATOR,
     CONFIG,
@@ -30,6 +32,8 @@ from distributed_trainer.tests.keras_reference import (
     shares_of,
 )
 from distributed_trainer.tf_model_wrapper import TFModelWrapper
+from distributed_trainer.units import units_of_work
+from distributed_trainer.worker import WorkerTrainer
 from pyspark_ps.errors import ConfigurationError
 
 
@@ -399,3 +403,17 @@ def test_a_schedule_scales_the_dense_rate_to_its_value() -> None:
     again = TrainerConfig.from_json(config.to_json())
     assert rate_scale(again, 10) == pytest.approx(0.25)
     assert rate_scale(TrainerConfig(), 10) == 1.0
+
+
+def test_batches_follow_the_schedule_from_the_step_at_which_their_unit_begins(
+    write_parquet: Any,
+) -> None:
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.01, 0.004, 0.002])
+    config = replace(CONFIG, model_learning_rate=0.01, learning_rate_schedule=schedule)
+    path = write_parquet("data.parquet", data_of(2 * 64))
+    units = units_of_work(S3ParquetDataLoader().discover_partitions(path), 64)
+    worker = WorkerTrainer(0, config, [], lambda: None)  # reads before it connects
+    for first_step, scales in ((0, [1.0, 1.0]), (2, [0.4, 0.4]), (3, [0.4, 0.2])):
+        task = WorkerTask(0, DayPass("run", 1, 0, "d"), tuple(units), first_steps=(first_step,))
+        found = [numbered.rate_scale for numbered in worker._batches(task)]
+        assert found == pytest.approx(scales)
