@@ -53,19 +53,24 @@ class S3ParquetDataLoader:
     Args:
         s3_config: how to reach S3: None (environment), a PSConfig, or a dict of endpoint_url,
             region, access_key, secret_key, session_token.
+        spark_hadoop: Spark's own S3 settings (`fs.s3a.*`), for what `s3_config` leaves open.
 
     Raises:
         ConfigurationError: an unknown key in the dict.
     """
 
-    def __init__(self, s3_config: PSConfig | Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        s3_config: PSConfig | Mapping[str, Any] | None = None,
+        spark_hadoop: Mapping[str, str] | None = None,
+    ) -> None:
         if isinstance(s3_config, Mapping):
             for key in s3_config:
                 if key not in _S3_KEYS:
                     raise ConfigurationError(
                         f"s3_config has no key {key!r}{nearest_name(key, _S3_KEYS)}"
                     )
-        self._file_systems = FileSystems(s3_config)
+        self._file_systems = FileSystems(s3_config, spark_hadoop)
 
     def discover_partitions(
         self, path: str, file_pattern: str = "*.parquet"
@@ -225,11 +230,16 @@ class FileSystems:
     """Opens paths; those of one bucket or host share a file system and its connections.
 
     Args:
-        s3_config: as of `S3ParquetDataLoader`.
+        s3_config, spark_hadoop: as of `S3ParquetDataLoader`.
     """
 
-    def __init__(self, s3_config: PSConfig | Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        s3_config: PSConfig | Mapping[str, Any] | None = None,
+        spark_hadoop: Mapping[str, str] | None = None,
+    ) -> None:
         self._s3_config = s3_config
+        self._spark_hadoop = spark_hadoop
         self._open: dict[str, pyarrow.fs.FileSystem] = {}
 
     def of(self, path: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -239,7 +249,7 @@ class FileSystems:
             InvalidArgumentError: an empty path, a URL without a bucket.
             StorageError: a scheme that pyarrow does not know, a place that cannot be reached.
         """
-        location = open_location(path, self._s3_config)
+        location = open_location(path, self._s3_config, self._spark_hadoop)
         scheme, separator, rest = path.partition("://")
         root = scheme + separator + rest.partition("/")[0] if separator else ""
         if root not in self._open:

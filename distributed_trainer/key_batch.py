@@ -59,7 +59,12 @@ class KeyBatch:
 
 
 def unit_batches(
-    unit: UnitOfWork, config: TrainerConfig, seed: int, *, with_targets: bool = True
+    unit: UnitOfWork,
+    config: TrainerConfig,
+    seed: int,
+    *,
+    with_targets: bool = True,
+    file_systems: FileSystems | None = None,
 ) -> Iterator[KeyBatch]:
     """The batches of one unit of work, in an order that depends on `seed` and the data alone.
 
@@ -70,6 +75,7 @@ def unit_batches(
         seed: `DayPass.unit_seed(unit)`.
         with_targets: False leaves target and weight columns unread (predict); every weight is
             then `default_weight`, and rows keep their order.
+        file_systems: how the files are reached; None = as `config.ps_config` says.
 
     Raises:
         InvalidArgumentError: a column is missing, of a wrong type, or holds what is not allowed;
@@ -79,7 +85,7 @@ def unit_batches(
     plan = _plan_of(config, with_targets)
     make = _KeyBatchMaker(config)
     shuffled = config.shuffle_data and with_targets
-    windows = _windows(unit, plan, config)
+    windows = _windows(unit, plan, config, file_systems or FileSystems(config.ps_config))
     for number, window in enumerate(windows):
         order = np.arange(window.num_rows)
         if shuffled:
@@ -97,13 +103,14 @@ def _plan_of(config: TrainerConfig, with_targets: bool) -> ColumnPlan:
     )
 
 
-def _windows(unit: UnitOfWork, plan: ColumnPlan, config: TrainerConfig) -> Iterator[Columns]:
+def _windows(
+    unit: UnitOfWork, plan: ColumnPlan, config: TrainerConfig, file_systems: FileSystems
+) -> Iterator[Columns]:
     """Consecutive rows of the unit, a whole number of batches each (but the last)."""
     batches = min(SHUFFLE_WINDOW_BATCHES, SHUFFLE_WINDOW_ROWS_MAX // config.batch_size)
     window_rows = max(1, batches) * config.batch_size
     waiting: list[Columns] = []
     rows = 0
-    file_systems = FileSystems(config.ps_config)
     for part in unit.parts:
         for columns in read_part(part, plan, file_systems):
             waiting.append(columns)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import PartitionInfo, S3ParquetDataLoader
+from distributed_trainer.data_loader import FileSystems, PartitionInfo, S3ParquetDataLoader
 from distributed_trainer.key_batch import unit_batches
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
@@ -93,6 +93,7 @@ class WorkerTrainer:
         config: the trainer's configuration.
         server_info: ServerInfo objects (or dicts of them) of running servers.
         model_builder: a function without arguments that returns a Keras model.
+        spark_hadoop: Spark's own S3 settings (`fs.s3a.*`), for what `config.ps_config` leaves open.
 
     Raises:
         ConfigurationError: an invalid configuration.
@@ -104,6 +105,8 @@ class WorkerTrainer:
         config: TrainerConfig,
         server_info: Sequence[Any],
         model_builder: Callable[[], Any],
+        *,
+        spark_hadoop: Mapping[str, str] | None = None,
     ) -> None:
         config.validate()
         config.check_trainable()
@@ -111,6 +114,8 @@ class WorkerTrainer:
         self.config = config
         self._server_info = list(server_info)
         self._model_builder = model_builder
+        self._spark_hadoop = spark_hadoop
+        self._file_systems = FileSystems(config.ps_config, spark_hadoop)
         self._client: PSWorkerClient | None = None
         self._step: Any = None
         self._wrapper: Any = None
@@ -162,7 +167,7 @@ class WorkerTrainer:
         """The Parquet files at the paths, each once."""
         if isinstance(paths, str):
             raise InvalidArgumentError(f"train_partitions takes a list of paths, not {paths!r}")
-        loader = S3ParquetDataLoader(self.config.ps_config)
+        loader = S3ParquetDataLoader(self.config.ps_config, self._spark_hadoop)
         files: dict[str, PartitionInfo] = {}
         for path in paths:
             found = loader.discover_partitions(str(path))
@@ -236,7 +241,8 @@ class WorkerTrainer:
         first_steps = task.first_steps or (0,) * len(task.units)
         for unit, first_step in zip(task.units, first_steps, strict=True):
             stream = task.day.stream(unit)
-            batches = unit_batches(unit, self.config, task.day.unit_seed(unit))
+            seed = task.day.unit_seed(unit)
+            batches = unit_batches(unit, self.config, seed, file_systems=self._file_systems)
             for index, batch in enumerate(batches):
                 yield NumberedBatch(
                     batch=batch,
@@ -287,7 +293,9 @@ class WorkerTrainer:
 
         def batches() -> Iterator[NumberedBatch]:
             for unit in task.units:
-                for batch in unit_batches(unit, config, 0, with_targets=with_targets):
+                for batch in unit_batches(
+                    unit, config, 0, with_targets=with_targets, file_systems=self._file_systems
+                ):
                     yield NumberedBatch(batch=batch, stream=unit.id)
 
         with contextlib.closing(read_ahead(batches(), READ_AHEAD_BATCHES)) as ahead:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
-from distributed_trainer.data_loader import S3ParquetDataLoader
+from distributed_trainer.data_loader import FileSystems, S3ParquetDataLoader
 from distributed_trainer.day_files import DayFiles
 from distributed_trainer.key_batch import unit_batches
 from distributed_trainer.units import units_of_work
@@ -83,6 +83,22 @@ def test_a_dict_of_credentials_reaches_it_too(s3: S3Server, bucket: str) -> None
     assert (info.num_rows, info.metadata["row_groups"][0][0]) == (100, 50)
     (unit,) = units_of_work([info], 10)
     assert unit.num_rows == 100
+
+
+def test_sparks_own_settings_reach_it_where_the_configuration_is_silent(
+    s3: S3Server, bucket: str
+) -> None:
+    hadoop = {
+        "fs.s3a.endpoint": s3.endpoint,
+        "fs.s3a.access.key": ACCESS_KEY,
+        "fs.s3a.secret.key": SECRET_KEY,
+    }
+    loader = S3ParquetDataLoader(PSConfig(), hadoop)
+    (unit,) = units_of_work(loader.discover_partitions(f"s3a://{bucket}/clicks/dt=2024-03-02"), 32)
+    config = TrainerConfig(feature_config=FeatureConfig(["id"]), target_config=TargetConfig(["y"]))
+    systems = FileSystems(config.ps_config, hadoop)
+    (batch,) = unit_batches(unit, config, 1, file_systems=systems)
+    assert batch.num_rows == 100
 
 
 def test_a_missing_day_is_no_data_and_a_missing_place_an_error(config: TrainerConfig) -> None:
