@@ -2,6 +2,7 @@
 // socket.
 #include <nanobind/nanobind.h>
 
+#include "bindings/checkpoint.h"
 #include "bindings/client.h"
 #include "bindings/definitions.h"
 #include "bindings/isolation.h"
@@ -24,4 +25,5 @@ NB_MODULE(_core, module) {
   ps::bindings::BindClient(module);
   ps::bindings::BindServer(module);
   ps::bindings::BindViews(module);
+  ps::bindings::BindCheckpoint(module);
 }

@@ -13,6 +13,7 @@
 #include <set>
 #include <string>
 
+#include "bindings/checkpoint.h"
 #include "bindings/status.h"
 #include "ps/coordinator/coordinator.h"
 #include "ps/server/server.h"
@@ -173,9 +174,10 @@ class PyServer {
     nb::gil_scoped_release release;
     return server_->StatsJson();
   }
+  nb::object Checkpoints() const { return MakeCheckpoints(server_); }
 
  private:
-  std::unique_ptr<Server> server_;
+  std::shared_ptr<Server> server_;  // streams of its rows keep it, too
 };
 
 class PyCoordinator {
@@ -255,7 +257,8 @@ void BindServer(nb::module_& module) {
       .def_prop_ro("incarnation", &PyServer::incarnation)
       .def("wait_ended", &PyServer::WaitEnded, nb::arg("timeout_seconds"))
       .def("stop", &PyServer::Stop, nb::arg("grace_seconds"))
-      .def("stats", &PyServer::Stats);
+      .def("stats", &PyServer::Stats)
+      .def("checkpoints", &PyServer::Checkpoints);
   nb::class_<PyCoordinator>(module, "Coordinator")
       .def(nb::init<const std::string&, const nb::bytes&>(), nb::arg("options_json"),
            nb::arg("secret"))

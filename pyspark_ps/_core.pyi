@@ -202,6 +202,53 @@ class Server:
     def wait_ended(self, timeout_seconds: float) -> str | None: ...
     def stop(self, grace_seconds: float) -> None: ...
     def stats(self) -> str: ...
+    def checkpoints(self) -> Checkpoints: ...
+
+class RecordStream:
+    """Record batches of the core, for whoever takes Arrow streams (`pyarrow`, DuckDB, Polars). To
+    be taken once."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+
+class Checkpoints:
+    """What the process around a server does its checkpoint jobs with. Thread-safe."""
+
+    def take(self, timeout_seconds: float) -> tuple[str, str] | None:
+        """Name and task (JSON) of the next job; None on time-out."""
+
+    def report(self, job: str, progress_json: str) -> bool:
+        """Says how far the job is; False: it was cancelled, or the server ends."""
+
+    def finish(self, job: str, result_json: str) -> None: ...
+    def fail(self, job: str, error_class: str, message: str) -> None: ...
+    def definition(self) -> str: ...  # ClusterDefinition as JSON
+    def rows(self, table: str, first: int, last: int, states: bool) -> RecordStream:
+        """Rows of partitions first .. last-1 that this server holds, by partition: key uint64,
+        partition int32, count float32, last_day int32, vector FixedSizeList<float32>[dim], and each
+        optimizer state as FixedSizeBinary."""
+
+    def weights(self, states: bool) -> RecordStream:
+        """Chunks of dense tensors that lie here: name string, shape list<int64>, offset int64 (of
+        the chunk's first float), values list<float32>, version uint64, and each optimizer state as
+        list<float32>."""
+
+    def ledger(self) -> RecordStream:
+        """The push ledger of this moment: stream uint64, highest uint64, ended uint8, done
+        FixedSizeBinary (a bitmap)."""
+
+    def load(self, plan_json: str) -> Load: ...
+
+class Load:
+    """Builds beside what the server serves, then takes its place. See checkpoint_loader.h for the
+    plan. Streams are anything with `__arrow_c_stream__`. Thread-safe."""
+
+    def add_rows(self, table: str, stream: object) -> int:
+        """The number of rows that are this server's; others are passed over."""
+
+    def add_weights(self, stream: object) -> int: ...
+    def add_ledger(self, stream: object) -> int: ...
+    def check_complete(self) -> None: ...
+    def commit(self) -> None: ...
 
 class Coordinator:
     # options: field names of CoordinatorOptions. Starts.

@@ -165,12 +165,17 @@ void Control::Run(const std::string& text, const Reply& reply) {
     status = StartSweep(text, reply);
   } else if (*op == "end_streams") {
     status = EndStreams(text, reply);
+  } else if (op->starts_with("checkpoint_")) {
+    Result<std::string> answer = jobs_->Serve(*op, *json);
+    if (answer.ok()) reply(Status::Ok(), *answer);
+    status = answer.status();
   } else if (*op == "stop") {
     status = Stop(text, reply);
   } else {
     status = InvalidArgument("unknown operation '" + op->substr(0, 64) +
                              "'; a server knows describe, define, init_tensors, decay, stats, "
-                             "end_streams, stop");
+                             "end_streams, checkpoint_start, checkpoint_status, "
+                             "checkpoint_cancel, stop");
   }
   if (!status.ok()) reply(status, "");
 }

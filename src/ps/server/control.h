@@ -1,5 +1,6 @@
 #pragma once
 
+#include "ps/server/checkpoint_jobs.h"
 #include "ps/server/definer.h"
 #include "ps/server/request.h"
 #include "ps/server/sweeps.h"
@@ -10,8 +11,8 @@ namespace ps::server {
 // (stream, sequence); a duplicate gets the first one's answer.
 class Control {
  public:
-  Control(Core* core, Definer* definer, Sweeps* sweeps)
-      : core_(core), definer_(definer), sweeps_(sweeps) {}
+  Control(Core* core, Definer* definer, Sweeps* sweeps, CheckpointJobs* jobs)
+      : core_(core), definer_(definer), sweeps_(sweeps), jobs_(jobs) {}
 
   // On the connection's thread; answers now or later, from any thread.
   void Serve(const RequestPtr& request);
@@ -30,6 +31,7 @@ class Control {
   Core* const core_;
   Definer* const definer_;
   Sweeps* const sweeps_;
+  CheckpointJobs* const jobs_;
 };
 
 }  // namespace ps::server

@@ -3,20 +3,6 @@
 #include <utility>
 
 namespace ps::server {
-namespace {
-
-Result<store::TableSpec> SpecOf(const sharding::TableDefinition& table, std::uint64_t seed) {
-  store::TableSpec spec;
-  spec.name = table.name;
-  spec.dim = table.dim;
-  spec.optimizer = {table.optimizer.name, table.optimizer.params};
-  PS_ASSIGN_OR_RETURN(spec.initializer.kind, ParseInitKind(table.init));
-  spec.initializer.scale = static_cast<float>(table.init_scale);
-  spec.seed = seed;
-  return spec;
-}
-
-}  // namespace
 
 void Definer::Define(std::string definition_json, Done done) {
   core_->shards[0]->Post(
@@ -72,7 +58,7 @@ Status Definer::Prepare(const std::string& json, std::shared_ptr<Staging>* stagi
 Status Definer::MakeTables(Shard& shard, const Staging& staging, Tables* tables) const {
   const sharding::ClusterDefinition& cluster = staging.next->cluster;
   for (std::size_t i = staging.first_table; i < cluster.tables.size(); ++i) {
-    PS_ASSIGN_OR_RETURN(store::TableSpec spec, SpecOf(cluster.tables[i], cluster.seed));
+    PS_ASSIGN_OR_RETURN(store::TableSpec spec, TableSpecOf(cluster.tables[i], cluster.seed));
     PS_ASSIGN_OR_RETURN(
         auto table, store::EmbeddingStore::Create(std::move(spec), cluster.map.partition_bits,
                                                   &core_->budget, core_->clock, shard.page_pool()));

@@ -60,4 +60,15 @@ Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, ClusterDefinition
   return DefinitionPtr(std::move(serving));
 }
 
+Result<store::TableSpec> TableSpecOf(const sharding::TableDefinition& table, std::uint64_t seed) {
+  store::TableSpec spec;
+  spec.name = table.name;
+  spec.dim = table.dim;
+  spec.optimizer = {table.optimizer.name, table.optimizer.params};
+  PS_ASSIGN_OR_RETURN(spec.initializer.kind, ParseInitKind(table.init));
+  spec.initializer.scale = static_cast<float>(table.init_scale);
+  spec.seed = seed;
+  return spec;
+}
+
 }  // namespace ps::server

@@ -11,6 +11,7 @@
 #include "ps/base/status.h"
 #include "ps/optimizers/optimizer.h"
 #include "ps/sharding/cluster_definition.h"
+#include "ps/store/embedding_store.h"
 
 namespace ps::server {
 
@@ -47,5 +48,8 @@ using DefinitionPtr = std::shared_ptr<const ServingDefinition>;
 // them; then makes it ready to serve. InvalidArgument names what differs.
 Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, sharding::ClusterDefinition next,
                                      std::uint32_t server_id, int shard_count);
+
+// A table as its store takes it.
+Result<store::TableSpec> TableSpecOf(const sharding::TableDefinition& table, std::uint64_t seed);
 
 }  // namespace ps::server

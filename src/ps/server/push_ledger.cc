@@ -31,9 +31,7 @@ Result<PushLedger::Outcome> PushLedger::Begin(std::uint64_t id, std::uint64_t se
     return InvalidArgument(Name(id, sequence) + " came after the stream had ended: nothing is " +
                            "applied; give new work a stream of another name");
   }
-  bool below_window = sequence < stream->highest && stream->highest - sequence >= window_;
-  bool done = below_window || (sequence <= stream->highest && stream->done[sequence % window_]);
-  if (done) {
+  if (IsDone(*stream, sequence)) {
     auto kept = std::find_if(stream->answers.begin(), stream->answers.end(),
                              [&](const auto& answer) { return answer.first == sequence; });
     return Outcome{Decision::kDone, kept == stream->answers.end() ? "{}" : kept->second};
@@ -41,6 +39,11 @@ Result<PushLedger::Outcome> PushLedger::Begin(std::uint64_t id, std::uint64_t se
   PS_RETURN_IF_ERROR(Slide(*stream, id, sequence));
   stream->in_progress.push_back({sequence, {}});
   return Outcome{Decision::kRun, ""};
+}
+
+bool PushLedger::IsDone(const Stream& stream, std::uint64_t sequence) const {
+  if (sequence > stream.highest) return false;
+  return stream.highest - sequence >= window_ || stream.done[sequence % window_];
 }
 
 Result<PushLedger::Stream*> PushLedger::FindOrAdd(std::uint64_t id, std::uint64_t sequence) {
@@ -139,6 +142,75 @@ void PushLedger::End(std::span<const std::uint64_t> streams) {
     (*stream)->ended = true;
     Release(**stream);
   }
+}
+
+std::vector<PushLedger::Record> PushLedger::Export() const {
+  std::lock_guard lock(mutex_);
+  std::vector<Record> records;
+  records.reserve(streams_.size());
+  for (const auto& [id, stream] : streams_) {
+    Record record{id, stream.highest, stream.ended, stream.done};
+    for (const InProgress& entry : stream.in_progress) {
+      if (!stream.ended) record.done[entry.sequence % window_] = true;
+    }
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
+Status PushLedger::Replace(std::span<const Record> records) {
+  for (const Record& record : records) {
+    if (record.stream == 0 || (!record.ended && record.done.size() != window_)) {
+      return DataCorruption("the ledger's record of stream " + std::to_string(record.stream) +
+                            " has a window of " + std::to_string(record.done.size()) +
+                            " numbers; " + std::to_string(window_) + " are needed");
+    }
+  }
+  Streams next;
+  for (const Record& record : records) Merge(record, &next);
+  if (next.size() > streams_max_) {
+    return DataCorruption("the ledger has " + std::to_string(next.size()) + " streams; at most " +
+                          std::to_string(streams_max_) + " are possible");
+  }
+  std::lock_guard lock(mutex_);
+  Streams old = std::exchange(streams_, std::move(next));
+  recency_.clear();
+  for (auto& [id, stream] : streams_) {
+    stream.used = clock_->Now();
+    stream.recency = recency_.insert(recency_.end(), id);
+  }
+  for (auto& [id, stream] : old) {
+    if (stream.in_progress.empty()) continue;
+    Result<Stream*> kept = FindOrAdd(id, stream.highest);
+    if (!kept.ok()) return kept.status();
+    (*kept)->in_progress = std::move(stream.in_progress);
+    for (const InProgress& entry : (*kept)->in_progress) {
+      if (!(*kept)->ended) (void)Slide(**kept, id, entry.sequence);
+    }
+  }
+  return Status::Ok();
+}
+
+void PushLedger::Merge(const Record& record, Streams* into) const {
+  Stream other;
+  other.highest = record.highest;
+  other.done = record.done;
+  auto [at, is_new] = into->try_emplace(record.stream);
+  Stream& stream = at->second;
+  if (is_new) {
+    stream = std::move(other);
+  } else if (record.ended || stream.ended) {
+    stream.done = {};
+  } else {
+    const std::uint64_t highest = std::max(stream.highest, other.highest);
+    std::vector<bool> done(window_);
+    for (std::uint64_t i = 0; i < window_ && i <= highest; ++i) {
+      done[(highest - i) % window_] = IsDone(stream, highest - i) || IsDone(other, highest - i);
+    }
+    stream.highest = highest;
+    stream.done = std::move(done);
+  }
+  stream.ended = stream.ended || record.ended;
 }
 
 std::size_t PushLedger::stream_count() const {

@@ -72,6 +72,21 @@ class PushLedger {
 
   std::size_t stream_count() const;
 
+  // What a checkpoint keeps of a stream.
+  struct Record {
+    std::uint64_t stream = 0;
+    std::uint64_t highest = 0;
+    bool ended = false;
+    std::vector<bool> done;  // by sequence % window; empty when ended
+  };
+  // All streams at this moment. What is in progress counts as done: some of it may be in rows that
+  // were copied already, and nothing may be applied twice.
+  std::vector<Record> Export() const;
+  // Forgets everything but what is in progress, then knows `records`. Several of one stream add up:
+  // a sequence is done that is done in any of them. A window of another size, or more streams than
+  // there is room for, is DataCorruption; nothing is changed.
+  Status Replace(std::span<const Record> records);
+
  private:
   struct InProgress {
     std::uint64_t sequence;
@@ -88,6 +103,8 @@ class PushLedger {
   };
   using Streams = std::unordered_map<std::uint64_t, Stream>;
 
+  bool IsDone(const Stream& stream, std::uint64_t sequence) const;
+  void Merge(const Record& record, Streams* into) const;
   Result<Stream*> FindOrAdd(std::uint64_t id, std::uint64_t sequence);
   bool MakeRoom();
   void Touch(Stream& stream);

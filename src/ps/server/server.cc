@@ -14,6 +14,9 @@
 #include <utility>
 
 #include "ps/base/duration.h"
+#include "ps/server/checkpoint_jobs.h"
+#include "ps/server/checkpoint_loader.h"
+#include "ps/server/checkpoint_snapshot.h"
 #include "ps/server/control.h"
 #include "ps/server/coordinator_link.h"
 #include "ps/server/core.h"
@@ -110,7 +113,9 @@ struct Server::Impl {
   Core core;
   Definer definer{&core};
   Sweeps sweeps{&core};
-  Control control{&core, &definer, &sweeps};
+  CheckpointJobs jobs;
+  Snapshots snapshots{&core};
+  Control control{&core, &definer, &sweeps, &jobs};
   std::unique_ptr<Dispatcher> dispatcher;
   std::unique_ptr<CoordinatorLink> link;
   std::string last_stats = "{}";
@@ -203,6 +208,7 @@ void Server::Impl::Close() {
   WaitForRequests();
   Barrier();  // the answers of the last requests are on their connections now
   core.cut_short.store(true);
+  jobs.Close();
   std::unique_ptr<CoordinatorLink> line;
   {
     std::lock_guard lock(mutex);
@@ -284,6 +290,19 @@ std::string Server::StatsJson() {
   }
   std::lock_guard lock(impl_->mutex);
   return impl_->last_stats;
+}
+
+CheckpointJobs& Server::checkpoint_jobs() { return impl_->jobs; }
+Snapshots& Server::snapshots() { return impl_->snapshots; }
+
+Result<std::shared_ptr<CheckpointLoader>> Server::StartLoad(const std::string& plan_json) {
+  return CheckpointLoader::Create(&impl_->core, plan_json);
+}
+
+Result<std::string> Server::DefinitionJson() {
+  DefinitionPtr definition = impl_->core.definition();
+  if (definition == nullptr) return NotDefined(impl_->core);
+  return definition->cluster.ToJson();
 }
 
 }  // namespace ps::server

@@ -12,6 +12,10 @@
 
 namespace ps::server {
 
+class CheckpointJobs;
+class CheckpointLoader;
+class Snapshots;
+
 struct ServerOptions {
   std::uint32_t server_id = 0;
   std::string bind_host;        // empty: all interfaces
@@ -44,6 +48,8 @@ struct ServerOptions {
 //   {"pruned"}
 //   {"op":"stats"}                   -> contract section 5, one server's record
 //   {"op":"end_streams","streams":["<u64>", ...]} -> {}
+//   {"op":"checkpoint_start"|"checkpoint_status"|"checkpoint_cancel","job",...}
+//                                    -> checkpoint_jobs.h
 //   {"op":"stop","grace_seconds"}    -> {}          answers, finishes what is under way, then ends
 // A control request with stream != 0 in its header takes effect once per (stream, sequence), as a
 // push.
@@ -69,6 +75,14 @@ class Server {
   // The record of get_cluster_stats with the histograms of stats.h; waits for the shards. Once the
   // server has ended: as it was then.
   std::string StatsJson();
+
+  // --- checkpoints: for the process around the server, which does the storage's work. What these
+  // return ends before the server does.
+  CheckpointJobs& checkpoint_jobs();
+  Snapshots& snapshots();
+  Result<std::shared_ptr<CheckpointLoader>> StartLoad(const std::string& plan_json);
+  // The cluster's definition as JSON. A kConnection error before the first one came.
+  Result<std::string> DefinitionJson();
 
  private:
   struct Impl;

@@ -52,11 +52,23 @@ class Shard {
   void AddTable(std::unique_ptr<store::EmbeddingStore> table) {
     tables_.push_back(std::move(table));
   }
+  // The table that was there comes back. `pool`: the new one's, of further tables too.
+  std::unique_ptr<store::EmbeddingStore> ReplaceTable(
+      TableId id, std::unique_ptr<store::EmbeddingStore> table,
+      const std::shared_ptr<store::PagePool>& pool) {
+    page_pool_ = pool;
+    return std::exchange(tables_[id], std::move(table));
+  }
   const std::shared_ptr<store::PagePool>& page_pool() { return page_pool_; }
   store::WeightStore& weights() { return *weights_; }
   bool has_weights() const { return weights_ != nullptr; }
   void SetWeightOptimizer(const optimizers::Optimizer* optimizer) {
     weights_ = std::make_unique<store::WeightStore>(optimizer);
+  }
+  void ReplaceWeights(std::unique_ptr<store::WeightStore> weights,
+                      std::shared_ptr<const optimizers::Optimizer> optimizer) {
+    weights_ = std::move(weights);
+    loaded_weight_optimizer_ = std::move(optimizer);
   }
 
  private:
@@ -65,6 +77,8 @@ class Shard {
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work_;
   std::shared_ptr<store::PagePool> page_pool_ = std::make_shared<store::PagePool>();
   std::vector<std::unique_ptr<store::EmbeddingStore>> tables_;
+  // Of weights that were loaded; the definer keeps the first definition's.
+  std::shared_ptr<const optimizers::Optimizer> loaded_weight_optimizer_;
   std::unique_ptr<store::WeightStore> weights_;  // with the first definition
   LatencyByType latency_;
   std::thread thread_;

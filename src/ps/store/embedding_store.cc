@@ -90,6 +90,10 @@ class PartitionedStore final : public EmbeddingStore {
   bool PruneStep(float min_count, std::size_t rows_max, std::uint64_t* pruned) override;
   void Clear() override;
   TableStats Stats() const override;
+  void ChargeTo(RowBudget* budget) override;
+  std::size_t RowsIn(PartitionId partition) const override {
+    return table_.chain(table_.SegmentOf(partition)).rows();
+  }
   void VisitPartition(
       PartitionId partition,
       const std::function<void(const RowHeader&, const float*, const float*)>& fn) const override;
@@ -109,7 +113,7 @@ class PartitionedStore final : public EmbeddingStore {
 
   const TableSpec spec_;
   const std::unique_ptr<optimizers::Optimizer> optimizer_;
-  RowBudget* const budget_;
+  RowBudget* budget_;
   const Clock* const clock_;
   const std::uint64_t salt_;
   const std::size_t dim_;
@@ -263,6 +267,12 @@ void PartitionedStore::Clear() {
   budget_->Return(table_.rows());
   table_.Clear();
   sweeper_.Restart();
+}
+
+void PartitionedStore::ChargeTo(RowBudget* budget) {
+  budget->Take(table_.rows());
+  budget_->Return(table_.rows());
+  budget_ = budget;
 }
 
 TableStats PartitionedStore::Stats() const {

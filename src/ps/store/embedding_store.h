@@ -92,6 +92,11 @@ class EmbeddingStore {
   virtual void Clear() = 0;
   virtual TableStats Stats() const = 0;
 
+  // Moves the count of this store's rows to another budget, whatever its limit: for a store that was
+  // built beside those that serve and now takes the place of one.
+  virtual void ChargeTo(RowBudget* budget) = 0;
+
+  virtual std::size_t RowsIn(PartitionId partition) const = 0;
   // Every row of a partition, in slab order: fn(header, values, state). For snapshots and tests.
   virtual void VisitPartition(
       PartitionId partition,

@@ -24,6 +24,8 @@ class RowBudget {
     } while (!used_.compare_exchange_weak(used, used + rows, std::memory_order_relaxed));
     return true;
   }
+  // Counts rows that exist already, past the limit if need be.
+  void Take(std::uint64_t rows) { used_.fetch_add(rows, std::memory_order_relaxed); }
   void Return(std::uint64_t rows) { used_.fetch_sub(rows, std::memory_order_relaxed); }
 
   std::uint64_t rows_max() const { return rows_max_; }

@@ -16,11 +16,13 @@ void WeightStore::Assign(ChunkId id, std::span<const float> values) {
   optimizer_->InitState(values, StateOf(chunk));
 }
 
-void WeightStore::Restore(ChunkId id, std::span<const float> values, std::span<const float> state) {
-  assert(state.size() == optimizer_->StateFloats(values.size()));
-  Chunk& chunk = Renew(id, values.size());
-  std::copy(values.begin(), values.end(), ValuesOf(chunk).begin());
+void WeightStore::Restore(ChunkId id, std::span<const float> values, std::span<const float> state,
+                          std::uint64_t version_min) {
+  Assign(id, values);
+  Chunk& chunk = chunks_.find(id)->second;
+  assert(state.empty() || state.size() == StateOf(chunk).size());
   std::copy(state.begin(), state.end(), StateOf(chunk).begin());
+  chunk.version = std::max(chunk.version, version_min);
 }
 
 void WeightStore::AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,

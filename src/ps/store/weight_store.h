@@ -31,12 +31,16 @@ class WeightStore {
   // `optimizer` is shared by all dense tensors and outlives the store.
   explicit WeightStore(const optimizers::Optimizer* optimizer) : optimizer_(optimizer) {}
 
+  const optimizers::Optimizer& optimizer() const { return *optimizer_; }
+
   bool Has(ChunkId id) const;
   // Sets or replaces the values (which lie outside the store); optimizer state starts fresh, the
   // version goes up.
   void Assign(ChunkId id, std::span<const float> values);
-  // The same with the optimizer's state, of StateFloats(values.size()) floats.
-  void Restore(ChunkId id, std::span<const float> values, std::span<const float> state);
+  // The same with the optimizer's state, of StateFloats(values.size()) floats (empty: fresh). The
+  // version goes up, to `version_min` at least.
+  void Restore(ChunkId id, std::span<const float> values, std::span<const float> state,
+               std::uint64_t version_min = 0);
   // Values [first, first+floats) of the tensor's initial sequence (see FillInitial), then as
   // Assign.
   void AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,
