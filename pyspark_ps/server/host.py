@@ -7,7 +7,8 @@ serves, and ends when
 - standard input closes, which means that whoever started this process has ended,
 - SIGTERM arrives.
 
-The log goes to standard error. C++ threads never take the GIL: Python only waits here.
+The log goes to standard error. C++ threads never take the GIL: Python waits here, and does the
+storage's part of checkpoints (`checkpoint_jobs.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ LAUNCH_LINE_BYTES_MAX = 1 << 20
 # How late a signal or a closed standard input is noticed.
 POLL_SECONDS = 0.25
 TERM_GRACE_SECONDS = 5.0
+JOB_END_SECONDS = 2.0
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -82,9 +84,12 @@ def _catch_signals() -> list[int]:
 
 
 def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int:
+    from pyspark_ps.server.checkpoint_jobs import CheckpointJobs
+
     server, _ = start_server(options, secret)
     name = f"server {options['server_id']}"
     _logger.info("%s listens on %s:%d", name, options["advertised_host"], server.port)
+    jobs = CheckpointJobs(server.checkpoints(), int(options["server_id"]))
     while True:
         reason = server.wait_ended(POLL_SECONDS)
         if reason is not None:
@@ -98,6 +103,11 @@ def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int
             server.stop(0.0)
             break
     _logger.info("%s ends: %s", name, reason)
+    if not jobs.end(JOB_END_SECONDS):
+        # A storage that does not answer must not keep the process.
+        _remove_socket_folder(str(options.get("unix_dir", "")))
+        logging.shutdown()
+        os._exit(EXIT_OK)
     return EXIT_OK
 
 
