@@ -163,8 +163,7 @@ void BindCheckpoint(nb::module_& module) {
       .def("take", &PyCheckpoints::Take, nb::arg("timeout_seconds"))
       .def("report", &PyCheckpoints::Report, nb::arg("job"), nb::arg("progress_json"))
       .def("finish", &PyCheckpoints::Finish, nb::arg("job"), nb::arg("result_json"))
-      .def("fail", &PyCheckpoints::Fail, nb::arg("job"), nb::arg("error_class"),
-           nb::arg("message"))
+      .def("fail", &PyCheckpoints::Fail, nb::arg("job"), nb::arg("error_class"), nb::arg("message"))
       .def("definition", &PyCheckpoints::Definition)
       .def("rows", &PyCheckpoints::Rows, nb::arg("table"), nb::arg("first"), nb::arg("last"),
            nb::arg("states"))

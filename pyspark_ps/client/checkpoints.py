@@ -5,11 +5,14 @@ Rows and weights go between servers and storage; through here go only the record
 
 from __future__ import annotations
 
+import datetime
+import json
 import secrets
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pyspark_ps import _core
 from pyspark_ps.client.checkpoint_fit import load_plan
 from pyspark_ps.client.definition import Definition
 from pyspark_ps.client.progress import Progress
@@ -20,8 +23,16 @@ from pyspark_ps.utils.config import PSConfig
 from pyspark_ps.utils.logging import get_logger
 
 if TYPE_CHECKING:
-    from pyspark_ps import _core
-    from pyspark_ps.storage import CheckpointManager, FileRecord, Manifest, Save
+    from pyspark import SparkContext
+
+    from pyspark_ps.storage import (
+        CheckpointManager,
+        FileRecord,
+        Manifest,
+        Save,
+        TableRecord,
+        TensorRecord,
+    )
 
 _logger = get_logger(__name__)
 
@@ -46,7 +57,7 @@ class Checkpoints:
         self._client = client
         self._infos = infos
         self._config = config
-        self._manager = manager
+        self.manager = manager
 
     # --- saving
 
@@ -79,7 +90,7 @@ class Checkpoints:
             raise InvalidArgumentError(
                 "a checkpoint without model and without embeddings would hold nothing: save one"
             )
-        save = self._manager.begin(path)
+        save = self.manager.begin(path)
         try:
             writer = PartWriter(save.target, -1)
             own = [writer.write_file(n, data) for n, data in (trainer_files or {}).items()]
@@ -124,8 +135,8 @@ class Checkpoints:
             has_model=task["model"],
             has_embeddings=task["embeddings"],
             has_optimizer_states=task["states"],
-            tables=definition.table_records(rows, task["states"]) if task["embeddings"] else (),
-            tensors=definition.tensor_records(_chunks(results)) if task["model"] else (),
+            tables=_tables(definition, rows, task["states"]) if task["embeddings"] else (),
+            tensors=_tensors(definition, _chunks(results)) if task["model"] else (),
             files=tuple(sorted([*files, *own_files], key=lambda file: file.path)),
             weight_optimizer=definition.weight_optimizer,
             config=self._config.to_dict(),
@@ -151,7 +162,7 @@ class Checkpoints:
         """
         from pyspark_ps.storage import checkpoint_info, read_manifest
 
-        location = self._manager.location(path)
+        location = self.manager.location(path)
         manifest = read_manifest(location)
         self._client.refresh()
         definition = Definition.parse(self._client.definition())
@@ -185,10 +196,8 @@ class Checkpoints:
 
     def _adopt(self, plan: Mapping[str, Any]) -> None:
         """Makes the cluster's definition what was loaded."""
-        import json
-
-        request = {"op": "adopt", **{k: plan[k] for k in ("tables", "tensors", "weight_optimizer")}}
-        request |= {"rows": plan["rows"], "weights": plan["weights"]}
+        parts = ("tables", "weights", "tensors", "weight_optimizer")
+        request = {"op": "adopt", **{part: plan[part] for part in parts}}
         self._client.control_coordinator(json.dumps(request))
 
     def _drop(self, load: str) -> None:
@@ -199,10 +208,27 @@ class Checkpoints:
 
     def _rows(self) -> int:
         """Rows of the cluster now."""
-        import json
-
         replies = self._client.control_all(json.dumps({"op": "stats"}))
         return sum(int(json.loads(reply)["embeddings"]) for reply in replies)
+
+
+def shutdown_path(config: PSConfig) -> str | None:
+    """Where a cluster is saved when it is shut down; None = nowhere."""
+    if not config.checkpoint_on_shutdown or not (config.checkpoint_path or config.s3_bucket):
+        return None
+    prefix = config.s3_checkpoint_prefix.strip("/")
+    root = config.checkpoint_path or f"s3://{config.s3_bucket}/{prefix}"
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{root.rstrip('/')}/shutdown-{now:%Y%m%dT%H%M%SZ}"
+
+
+def hadoop_settings(spark_context: SparkContext | None) -> dict[str, str]:
+    """Spark's settings of S3 (`fs.s3a.*`)."""
+    if spark_context is None:
+        return {}
+    jsc: Any = spark_context._jsc
+    entries = jsc.hadoopConfiguration().getPropsWithPrefix("fs.s3a.")
+    return {f"fs.s3a.{name}": str(entries.get(name)) for name in entries.keySet()}
 
 
 def _abandon(save: Save) -> None:
@@ -210,6 +236,44 @@ def _abandon(save: Save) -> None:
         save.abandon()
     except PSError as error:
         _logger.warning("left-overs stay until the next save: %s", error)
+
+
+def _tables(
+    definition: Definition, rows: Mapping[str, int], states: bool
+) -> tuple[TableRecord, ...]:
+    from pyspark_ps.storage import TableRecord
+
+    records = []
+    for name, table in definition.tables.items():
+        config = table.config()
+        assert config.optimizer is not None
+        optimizer = _core.Optimizer(config.optimizer, table.definition["optimizer"]["params"])
+        records.append(
+            TableRecord(
+                name=name,
+                dim=table.dim,
+                optimizer=config.optimizer,
+                optimizer_params=config.optimizer_params,
+                init=str(config.init),
+                init_scale=float(config.init_scale or 0.0),
+                rows=rows.get(name, 0),
+                state_columns=dict(optimizer.state_parts(table.dim)) if states else {},
+            )
+        )
+    return tuple(records)
+
+
+def _tensors(
+    definition: Definition, chunks: Mapping[str, Mapping[str, int]]
+) -> tuple[TensorRecord, ...]:
+    """Those that have all their values; one that was defined a moment ago may lack some."""
+    from pyspark_ps.storage import TensorRecord
+
+    return tuple(
+        TensorRecord(name, weight.shape, chunks[name]["state_bytes"])
+        for name, weight in definition.weights.items()
+        if name in chunks and chunks[name]["chunks"] == weight.chunks
+    )
 
 
 def _chunks(results: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

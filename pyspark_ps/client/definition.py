@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pyspark_ps.errors import NotFoundError
 from pyspark_ps.utils.config import OPTIMIZER_DEFAULTS, TableConfig
+
+# Floats of one chunk of a dense tensor (limits::kTensorChunkFloats).
+TENSOR_CHUNK_FLOATS = 262_144
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Weight:
     id: int
     shape: tuple[int, ...]
 
+    @property
+    def chunks(self) -> int:
+        """In how many pieces the servers hold it; an empty one is one piece too."""
+        return max(1, -(-math.prod(self.shape) // TENSOR_CHUNK_FLOATS))
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -46,14 +55,22 @@ class Definition:
 
     tables: dict[str, Table]
     weights: dict[str, Weight]
+    weight_optimizer: dict[str, Any]
+    seed: int
+    partition_count: int
 
     @classmethod
     def parse(cls, text: str) -> Definition:
         """From the core's JSON."""
         raw = json.loads(text)
+        tables = [t for t in raw["tables"] if not t.get("dropped")]
+        tensors = [w for w in raw["tensors"] if not w.get("dropped")]
         return cls(
-            {t["name"]: Table(t["id"], t["dim"], t) for t in raw["tables"]},
-            {w["name"]: Weight(w["id"], tuple(w["shape"])) for w in raw["tensors"]},
+            tables={t["name"]: Table(t["id"], t["dim"], t) for t in tables},
+            weights={w["name"]: Weight(w["id"], tuple(w["shape"])) for w in tensors},
+            weight_optimizer=raw["weight_optimizer"],
+            seed=int(raw["seed"]),
+            partition_count=len(raw["map"]["owner"]),
         )
 
     def require_tables(self, names: Iterable[str]) -> None:

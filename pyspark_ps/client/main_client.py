@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyspark_ps import _core
 from pyspark_ps.client.barrier import BarrierCoordinator
+from pyspark_ps.client.checkpoints import Checkpoints, hadoop_settings, shutdown_path
 from pyspark_ps.client.initial_weights import (
     check_strategy,
     checked_shape,
@@ -25,7 +27,7 @@ from pyspark_ps.client.initial_weights import (
 from pyspark_ps.client.options import client_options
 from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
-from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError, PSError
+from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError
 from pyspark_ps.placement.cluster import Cluster
 from pyspark_ps.placement.plan import (
     check_encryption,
@@ -128,7 +130,11 @@ class PSMainClient:
     def shutdown_servers(self, grace_period_seconds: float = 30) -> None:
         """Ends all servers; requests under way get the grace period. Rows and weights are gone.
 
+        With `PSConfig.checkpoint_on_shutdown` and a place for checkpoints they are saved before.
         Does nothing when the servers were not started.
+
+        Raises:
+            PSError: they could not be saved; the servers have ended all the same.
         """
         if not is_number(grace_period_seconds) or grace_period_seconds < 0:
             raise InvalidArgumentError(
@@ -142,8 +148,9 @@ class PSMainClient:
             if self._end_at_exit is not None:
                 self._end_at_exit.detach()
             try:
-                running.close()
+                self._save_at_shutdown(running)
             finally:
+                running.close()
                 running.cluster.end(float(grace_period_seconds))
                 self._infos = [dataclasses.replace(i, status="stopped") for i in self._infos]
 
@@ -315,7 +322,8 @@ class PSMainClient:
         """
         running = self._get()
         servers = running.control_all({"op": "stats"}, once=False)
-        tensors = running.cluster.definition()["tensors"]
+        defined = running.cluster.definition()["tensors"]
+        tensors = [tensor for tensor in defined if not tensor.get("dropped")]
         return {
             "servers": servers,
             "total_embeddings": sum(server["embeddings"] for server in servers),
@@ -341,7 +349,7 @@ class PSMainClient:
         `BarrierCoordinator.release`."""
         self._get().barriers.release(name)
 
-    # --- what later versions build
+    # --- checkpoints
 
     def save_to_s3(
         self,
@@ -350,8 +358,20 @@ class PSMainClient:
         save_embeddings: bool = True,
         save_optimizer_states: bool = True,
     ) -> CheckpointInfo:
-        """Not built yet."""
-        self._not_built("checkpoints")
+        """Saves the cluster while it goes on serving; docs/checkpoints.md says what that promises.
+
+        Args:
+            path: any path or URL: s3://, s3a://, file://, a plain path, what `pyarrow.fs` reaches.
+                A checkpoint that lies there is replaced when the new one is complete.
+            save_model, save_embeddings, save_optimizer_states: what is saved.
+
+        Raises:
+            InvalidArgumentError: nothing would be saved, or a wrong path.
+            StorageError: the place cannot be written.
+            PSConnectionError: a server that does not answer any more.
+        """
+        with self._checkpoints() as checkpoints:
+            return checkpoints.save(path, save_model, save_embeddings, save_optimizer_states)
 
     def load_from_s3(
         self,
@@ -360,28 +380,68 @@ class PSMainClient:
         load_embeddings: bool = True,
         load_optimizer_states: bool = True,
     ) -> CheckpointInfo:
-        """Not built yet."""
-        self._not_built("checkpoints")
+        """Puts what a checkpoint holds in place of what the cluster holds, whatever number of
+        servers saved it: all of it, or, when an error is raised, nothing.
 
-    def list_checkpoints(self, prefix: str) -> list[CheckpointInfo]:
-        """Not built yet."""
-        self._not_built("checkpoints")
+        Rows and dense weights that the checkpoint lacks go; tables that the cluster lacks are made.
+        Without optimizer states the counts stay and the states start fresh.
 
-    def delete_checkpoint(self, path: str) -> None:
-        """Not built yet."""
-        self._not_built("checkpoints")
+        Raises:
+            NotFoundError: there is no complete checkpoint, or it lacks a part asked for.
+            ConfigurationError: a table that the config declares is another one there.
+            DataCorruptionError: a file is missing, damaged or not what the manifest says.
+            StorageError: the place cannot be read.
+            ResourceExhaustedError: the servers have no room for it beside what they hold.
+            PSConnectionError: a server that does not answer any more.
+        """
+        with self._checkpoints() as checkpoints:
+            return checkpoints.load(path, load_model, load_embeddings, load_optimizer_states)
 
     def checkpoint(self, path: str) -> CheckpointInfo:
-        """Not built yet."""
-        self._not_built("checkpoints")
+        """`save_to_s3` of everything."""
+        return self.save_to_s3(path)
 
     def restore(self, path: str) -> CheckpointInfo:
-        """Not built yet."""
-        self._not_built("checkpoints")
+        """`load_from_s3` of everything."""
+        return self.load_from_s3(path)
 
-    def _not_built(self, what: str) -> NoReturn:
-        self._get()
-        raise PSError(f"not built yet in this version: {what}")
+    def list_checkpoints(self, prefix: str) -> list[CheckpointInfo]:
+        """Complete checkpoints at and anywhere below a path, newest first."""
+        with self._checkpoints() as checkpoints:
+            return checkpoints.manager.list(prefix)
+
+    def delete_checkpoint(self, path: str) -> None:
+        """Removes the checkpoint at a path, and nothing else.
+
+        Raises:
+            NotFoundError: there is none (a folder of checkpoints is none).
+            StorageError: it could not be removed wholly; do it again.
+        """
+        with self._checkpoints() as checkpoints:
+            checkpoints.manager.delete(path)
+
+    def prune_checkpoints(self, prefix: str, keep: int) -> list[CheckpointInfo]:
+        """Deletes all but the newest `keep` complete checkpoints below a path.
+
+        Returns:
+            Those that were deleted.
+        """
+        with self._checkpoints() as checkpoints:
+            return checkpoints.manager.prune_to(prefix, keep)
+
+    @contextlib.contextmanager
+    def _checkpoints(self) -> Iterator[Checkpoints]:
+        """One user at a time."""
+        with self._get().checkpoints(self._context) as checkpoints:
+            yield checkpoints
+
+    def _save_at_shutdown(self, running: _Running) -> None:
+        place = shutdown_path(self.config)
+        if place is None:
+            return
+        with running.checkpoints(self._context) as checkpoints:
+            info = checkpoints.save(place)
+        _logger.info("saved %d rows to %s", info.embedding_count, info.s3_path)
 
     def _get(self) -> _Running:
         running = self._running
@@ -403,6 +463,7 @@ class _Running:
         self._worker: PSWorkerClient | None = None
         self._steps = 0
         self._barriers: BarrierCoordinator | None = None
+        self._checkpointing = threading.Lock()
 
     @property
     def barriers(self) -> BarrierCoordinator:
@@ -410,6 +471,15 @@ class _Running:
             if self._barriers is None:
                 self._barriers = BarrierCoordinator(self._infos, self._config)
             return self._barriers
+
+    @contextlib.contextmanager
+    def checkpoints(self, spark_context: SparkContext | None) -> Iterator[Checkpoints]:
+        """For one user at a time: what the servers serve must not change under a save or load."""
+        from pyspark_ps.storage import CheckpointManager
+
+        manager = CheckpointManager(self._config, hadoop_settings(spark_context))
+        with self._checkpointing:
+            yield Checkpoints(self._client, self._infos, self._config, manager)
 
     @property
     def worker(self) -> PSWorkerClient:

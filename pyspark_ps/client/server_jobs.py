@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -82,14 +83,12 @@ def _cancel(client: _core.Client, name: str, servers: int) -> None:
     """Tells every server that can still be reached, and waits until none works on the job."""
     deadline = time.monotonic() + CANCEL_SECONDS
     for server in range(servers):
-        try:
+        with contextlib.suppress(PSError):  # it is gone, or never got the job
             _call(client, server, {"op": "checkpoint_cancel", "job": name})
             state = "running"
             while state == "running" and time.monotonic() < deadline:
                 state = _call(client, server, {"op": "checkpoint_status", "job": name})["state"]
                 time.sleep(POLL_SECONDS_MIN)
-        except PSError:
-            continue  # it is gone, or never got the job
 
 
 def _sum(parts: Any) -> dict[str, int]:

@@ -186,9 +186,6 @@ REFUSED = [
 ]
 
 LATER = [
-    ("s3_bucket", "my-bucket"),
-    ("s3_checkpoint_prefix", "c/"),
-    ("checkpoint_path", "/data"),
     ("weight_replicas", 1),
     ("tls", "on"),
     ("tls_cert_file", "/c"),

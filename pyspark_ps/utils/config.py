@@ -64,7 +64,6 @@ _PARAMETER_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate_power": _NOT_POSITIVE,
 }
 
-_CHECKPOINTS_LATER = "checkpoints come in a later version; leave this field out"
 _TLS_LATER = "encryption of the servers' traffic comes in a later version; leave this field out"
 _EXTERNAL_LATER = "servers started by hand come in a later version; leave this field out"
 
@@ -120,9 +119,10 @@ class PSConfig(ConfigBase):
             "none").
         s3_multipart_threshold: bytes from which a file goes to S3 in parts.
         s3_max_concurrency: parts under way to S3 at once, per process.
-        s3_bucket, s3_checkpoint_prefix, checkpoint_path: later (checkpoints).
-        checkpoint_on_shutdown: saves at shutdown when a place for checkpoints is set, which comes
-            later: until then it has nothing to do.
+        checkpoint_path: where `checkpoint_on_shutdown` saves; any path or URL. "" = below
+            s3://s3_bucket/s3_checkpoint_prefix; without s3_bucket nowhere.
+        checkpoint_on_shutdown: `shutdown_servers` saves the cluster first, as
+            `shutdown-<UTC time>`, when there is a place for it.
         virtual_nodes_per_server: points per server on the ring that partitions are placed by.
         max_embeddings_per_shard: rows of one server, all tables together; 0 = unlimited.
         num_worker_threads: shard threads of one server.
@@ -160,10 +160,10 @@ class PSConfig(ConfigBase):
     decay_interval_steps: int = setting(1_000, at_least=1)
     decay_factor: float = setting(0.99, above=0, at_most=1)
     prune_threshold: int = setting(5, at_least=0)
-    s3_bucket: str = setting("", not_built=_CHECKPOINTS_LATER)
+    s3_bucket: str = setting("")
     s3_region: str = setting("us-east-1")
     s3_endpoint_url: str | None = setting(None)
-    s3_checkpoint_prefix: str = setting("checkpoints/", not_built=_CHECKPOINTS_LATER)
+    s3_checkpoint_prefix: str = setting("checkpoints/")
     s3_compression: str = setting("zstd", choices=("zstd", "lz4", "snappy", "gzip", "none"))
     s3_multipart_threshold: int = setting(8_388_608, at_least=5_242_880)
     s3_max_concurrency: int = setting(10, at_least=1, at_most=1_000)
@@ -191,7 +191,7 @@ class PSConfig(ConfigBase):
     tls_key_file: str | None = setting(None, not_built=_TLS_LATER)
     server_addresses: list[str] = setting(factory=list, not_built=_EXTERNAL_LATER)
     secret_file: str | None = setting(None, not_built=_EXTERNAL_LATER)
-    checkpoint_path: str = setting("", not_built=_CHECKPOINTS_LATER)
+    checkpoint_path: str = setting("")
     transport: str = setting("auto", choices=("auto", "tcp", "unix"))
     placement: str = setting("auto", choices=("auto", "local", "executors", "external"))
 

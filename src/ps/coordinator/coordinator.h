@@ -39,6 +39,8 @@ struct CoordinatorOptions {
 //   {"op":"create_table","table":{...}} -> {"definition":{...}}
 //   {"op":"define_tensors","tensors":[{"name","shape"}],"creator":"..."} ->
 //       {"definition":{...},"created":[names]}; definitions.h says what both mean
+//   {"op":"adopt","tables":[...],"weights":bool,"tensors":[...],"weight_optimizer":{...}} ->
+//       {"definition":{...}}, when a load is about to be switched to; definitions.h
 //   {"op":"servers"} -> {"servers":[...]}
 //   barriers: barrier_desk.h
 // A new definition is on every server before the reply is sent; a server that refuses it (first one

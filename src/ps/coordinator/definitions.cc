@@ -1,5 +1,7 @@
 #include "ps/coordinator/definitions.h"
 
+#include <algorithm>
+
 #include "ps/base/limits.h"
 #include "ps/sharding/json_fields.h"
 
@@ -43,6 +45,43 @@ Result<bool> AddTensor(sharding::TensorDefinition tensor, ClusterDefinition* def
   tensor.id = static_cast<TensorId>(definition->tensors.size());
   definition->tensors.push_back(std::move(tensor));
   return true;
+}
+
+template <typename Definition>
+Definition* FindLiving(std::vector<Definition>& definitions, const std::string& name) {
+  for (Definition& one : definitions) {
+    if (one.name == name && !one.dropped) return &one;
+  }
+  return nullptr;
+}
+
+Result<bool> AdoptTables(const Definitions::Adoption& adoption, ClusterDefinition* definition) {
+  bool differs = false;
+  for (const sharding::TableDefinition& table : adoption.tables) {
+    auto* old = FindLiving(definition->tables, table.name);
+    if (old != nullptr && !old->SameAs(table)) old->dropped = true;
+    PS_ASSIGN_OR_RETURN(bool added, AddTable(table, definition));
+    differs = differs || added;
+  }
+  return differs;
+}
+
+Result<bool> AdoptWeights(const Definitions::Adoption& adoption, ClusterDefinition* definition) {
+  bool differs = !(definition->weight_optimizer == adoption.weight_optimizer);
+  definition->weight_optimizer = adoption.weight_optimizer;
+  for (sharding::TensorDefinition& old : definition->tensors) {
+    if (old.dropped) continue;
+    const bool stays = std::any_of(
+        adoption.tensors.begin(), adoption.tensors.end(),
+        [&](const auto& tensor) { return tensor.name == old.name && tensor.shape == old.shape; });
+    old.dropped = !stays;
+    differs = differs || !stays;
+  }
+  for (const sharding::TensorDefinition& tensor : adoption.tensors) {
+    PS_ASSIGN_OR_RETURN(bool added, AddTensor(tensor, definition));
+    differs = differs || added;
+  }
+  return differs;
 }
 
 }  // namespace
@@ -129,6 +168,16 @@ Result<std::vector<std::string>> Definitions::DefineTensors(
     if (is_new) created.push_back(tensor.name);
   }
   return created;
+}
+
+Status Definitions::Adopt(const Adoption& adoption) {
+  std::lock_guard one(change_mutex_);
+  return Change([&](ClusterDefinition* definition) -> Result<bool> {
+    PS_ASSIGN_OR_RETURN(bool tables, AdoptTables(adoption, definition));
+    if (!adoption.weights) return tables;
+    PS_ASSIGN_OR_RETURN(bool weights, AdoptWeights(adoption, definition));
+    return tables || weights;
+  });
 }
 
 }  // namespace ps::coordinator

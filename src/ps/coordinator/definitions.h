@@ -38,6 +38,15 @@ class Definitions {
   // nobody's).
   Result<std::vector<std::string>> DefineTensors(
       const std::vector<sharding::TensorDefinition>& tensors, const std::string& creator);
+  // What a load brings. A table or tensor that is there otherwise is dropped, and made anew under
+  // another number; so are tensors that are not listed.
+  struct Adoption {
+    std::vector<sharding::TableDefinition> tables;
+    bool weights = false;  // tensors and weight_optimizer take the place of those that are there
+    std::vector<sharding::TensorDefinition> tensors;
+    sharding::OptimizerDefinition weight_optimizer;
+  };
+  Status Adopt(const Adoption& adoption);
   // Ends calls under way, and lets none begin.
   void Abort() { calls_.Abort(); }
 

@@ -76,13 +76,15 @@ void Requests::Serve(const net::ConnectionPtr& connection, std::uint64_t request
     ServeLater(connection, request_id, [this, json = *json] { return CreateTable(json); });
   } else if (*op == "define_tensors") {
     ServeLater(connection, request_id, [this, json = *json] { return DefineTensors(json); });
+  } else if (*op == "adopt") {
+    ServeLater(connection, request_id, [this, json = *json] { return Adopt(json); });
   } else if (BarrierDesk::Knows(*op)) {
     barriers_.Serve(connection, request_id, *op, *json);
   } else {
     SendReply(connection, request_id,
               InvalidArgument("unknown operation '" + op->substr(0, 64) +
                               "'; the coordinator knows register, heartbeat, describe, servers, "
-                              "create_table, define_tensors, create_barrier, enter_barrier, "
+                              "create_table, define_tensors, adopt, create_barrier, enter_barrier, "
                               "wait_barrier, release_barrier"));
   }
 }
@@ -128,6 +130,22 @@ Result<std::string> Requests::DefineTensors(const Json& json) {
   }
   PS_ASSIGN_OR_RETURN(auto created, definitions_->DefineTensors(tensors, creator));
   return "{" + DefinitionField() + ",\"created\":" + sharding::Dump(Json(created)) + "}";
+}
+
+Result<std::string> Requests::Adopt(const Json& json) {
+  Definitions::Adoption adoption;
+  PS_ASSIGN_OR_RETURN(const Json* tables, sharding::GetArray(json, "tables", limits::kTablesMax));
+  for (const Json& one : *tables) {
+    PS_ASSIGN_OR_RETURN(auto table, sharding::TableFromJson(sharding::Dump(one)));
+    adoption.tables.push_back(std::move(table));
+  }
+  PS_ASSIGN_OR_RETURN(adoption.weights, sharding::GetBool(json, "weights"));
+  PS_ASSIGN_OR_RETURN(adoption.tensors, ParseTensors(json));
+  PS_ASSIGN_OR_RETURN(const Json* optimizer, sharding::GetObject(json, "weight_optimizer"));
+  PS_ASSIGN_OR_RETURN(adoption.weight_optimizer,
+                      sharding::OptimizerFromJson(sharding::Dump(*optimizer)));
+  PS_RETURN_IF_ERROR(definitions_->Adopt(adoption));
+  return "{" + DefinitionField() + "}";
 }
 
 // A client repeats what failed with kConnection until its deadline, but a lost server does not come

@@ -45,6 +45,7 @@ class Requests final : public net::FrameHandler {
   Result<std::string> Heartbeat(const net::ConnectionPtr& connection);
   Result<std::string> CreateTable(const sharding::Json& json);
   Result<std::string> DefineTensors(const sharding::Json& json);
+  Result<std::string> Adopt(const sharding::Json& json);
   void ServeLater(const net::ConnectionPtr& connection, std::uint64_t request_id, Work work);
   void CheckSilence();
   std::string DefinitionField() const;

@@ -64,8 +64,7 @@ Result<CheckpointLoader::Plan> CheckpointLoader::ParsePlan(const std::string& js
   PS_ASSIGN_OR_RETURN(plan.states, sharding::GetBool(object, "states"));
   PS_ASSIGN_OR_RETURN(plan.rows, sharding::GetBool(object, "rows"));
   PS_ASSIGN_OR_RETURN(plan.weights, sharding::GetBool(object, "weights"));
-  PS_ASSIGN_OR_RETURN(const Json* tables,
-                      sharding::GetArray(object, "tables", limits::kTablesMax));
+  PS_ASSIGN_OR_RETURN(const Json* tables, sharding::GetArray(object, "tables", limits::kTablesMax));
   for (const Json& one : *tables) {
     PS_ASSIGN_OR_RETURN(auto table, sharding::TableFromJson(sharding::Dump(one)));
     plan.tables.push_back(std::move(table));
@@ -77,19 +76,14 @@ Result<CheckpointLoader::Plan> CheckpointLoader::ParsePlan(const std::string& js
     plan.tensors.push_back(std::move(tensor));
   }
   PS_ASSIGN_OR_RETURN(const Json* dense, sharding::GetObject(object, "weight_optimizer"));
-  PS_ASSIGN_OR_RETURN(plan.weight_optimizer.name, sharding::GetString(*dense, "name"));
-  PS_ASSIGN_OR_RETURN(const Json* params, sharding::GetObject(*dense, "params"));
-  for (const auto& [name, value] : params->items()) {
-    PS_ASSIGN_OR_RETURN(plan.weight_optimizer.params[name],
-                        sharding::GetNumber(*params, name.c_str()));
-  }
+  PS_ASSIGN_OR_RETURN(plan.weight_optimizer, sharding::OptimizerFromJson(sharding::Dump(*dense)));
   return plan;
 }
 
 Status CheckpointLoader::MakeStores() {
-  PS_ASSIGN_OR_RETURN(auto optimizer,
-                      optimizers::Optimizer::Create(
-                          {plan_.weight_optimizer.name, plan_.weight_optimizer.params}));
+  PS_ASSIGN_OR_RETURN(
+      auto optimizer,
+      optimizers::Optimizer::Create({plan_.weight_optimizer.name, plan_.weight_optimizer.params}));
   weight_optimizer_ = std::move(optimizer);
   for (std::size_t i = 0; i < core_->shards.size(); ++i) {
     auto staged = std::make_unique<Staged>();
@@ -195,9 +189,9 @@ Result<std::uint64_t> CheckpointLoader::AddWeights(ArrowArrayStream* stream) {
     PS_ASSIGN_OR_RETURN(bool more, reader.Next());
     if (!more) return taken;
     for (std::int64_t row = 0; row < reader.rows(); ++row) {
-      const auto tensor = std::find_if(
-          plan_.tensors.begin(), plan_.tensors.end(),
-          [name = reader.Text(0, row)](const auto& one) { return one.name == name; });
+      const auto tensor =
+          std::find_if(plan_.tensors.begin(), plan_.tensors.end(),
+                       [name = reader.Text(0, row)](const auto& one) { return one.name == name; });
       if (tensor == plan_.tensors.end()) continue;
       const auto values = reader.Floats(2, row);
       Chunk chunk{reader.Values<std::uint64_t>(3)[row], {values.begin(), values.end()}, {}};
@@ -205,9 +199,9 @@ Result<std::uint64_t> CheckpointLoader::AddWeights(ArrowArrayStream* stream) {
         const auto part = reader.Floats(i, row);
         chunk.state.insert(chunk.state.end(), part.begin(), part.end());
       }
-      PS_ASSIGN_OR_RETURN(bool is_mine, AddChunk(tensor - plan_.tensors.begin(),
-                                                 reader.Values<std::uint64_t>(1)[row],
-                                                 std::move(chunk)));
+      PS_ASSIGN_OR_RETURN(bool is_mine,
+                          AddChunk(tensor - plan_.tensors.begin(),
+                                   reader.Values<std::uint64_t>(1)[row], std::move(chunk)));
       if (is_mine) ++taken;
     }
   }
@@ -277,8 +271,8 @@ Status CheckpointLoader::CheckComplete() const {
           sharding::PartitionOfChunk(definition_->cluster.map, tensor.salt(), number);
       const int shard = definition_->shard_of_partition[partition];
       if (shard < 0 || shards_[shard]->chunks.contains({place, number})) continue;
-      return DataCorruption("chunk " + std::to_string(number) + " of dense tensor '" +
-                            tensor.name + "' is missing");
+      return DataCorruption("chunk " + std::to_string(number) + " of dense tensor '" + tensor.name +
+                            "' is missing");
     }
   }
   return Status::Ok();

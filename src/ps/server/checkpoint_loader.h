@@ -67,7 +67,7 @@ class CheckpointLoader : public std::enable_shared_from_this<CheckpointLoader> {
   struct Staged {
     std::mutex mutex;
     std::shared_ptr<store::PagePool> pool;
-    std::vector<std::unique_ptr<store::EmbeddingStore>> tables;  // by place in the plan
+    std::vector<std::unique_ptr<store::EmbeddingStore>> tables;     // by place in the plan
     std::map<std::pair<std::size_t, std::uint32_t>, Chunk> chunks;  // (tensor's place, number)
   };
   struct Targets;

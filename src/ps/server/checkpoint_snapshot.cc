@@ -29,7 +29,8 @@ constexpr std::size_t kStreamsPerBatch = 65'536;
 
 std::string Names(const sharding::ClusterDefinition& cluster) {
   std::string names;
-  for (const auto& table : cluster.tables) names += (names.empty() ? "'" : ", '") + table.name + "'";
+  for (const auto& table : cluster.tables)
+    names += (names.empty() ? "'" : ", '") + table.name + "'";
   return names;
 }
 
@@ -56,7 +57,8 @@ struct TableCopy : std::enable_shared_from_this<TableCopy> {
     shard.Post([self = shared_from_this(), stripe, &shard, at] { self->Step(stripe, shard, at); });
   }
 
-  // Copies this shard's partitions from number `at` on, then posts the rest behind what has arrived.
+  // Copies this shard's partitions from number `at` on, then posts the rest behind what has
+  // arrived.
   void Step(const StripePtr& stripe, Shard& shard, std::size_t at) {
     const std::vector<PartitionId>& mine = stripe->mine[shard.index()];
     if (mine.empty()) return stripe->done.Done();
@@ -162,8 +164,8 @@ struct Strings {
     offsets.push_back(static_cast<std::int32_t>(bytes.size()));
   }
   Array View() const {
-    return {static_cast<std::int64_t>(offsets.size()) - 1, {nullptr, offsets.data(), bytes.data()},
-            {}};
+    return {
+        static_cast<std::int64_t>(offsets.size()) - 1, {nullptr, offsets.data(), bytes.data()}, {}};
   }
 };
 template <typename T>
@@ -209,6 +211,7 @@ class WeightsSource final : public arrow::BatchSource {
                 std::unique_ptr<optimizers::Optimizer> optimizer)
       : core_(core), definition_(std::move(definition)), optimizer_(std::move(optimizer)) {
     for (const auto& tensor : definition_->cluster.tensors) {
+      if (tensor.dropped) continue;
       for (std::uint32_t chunk = 0; chunk < tensor.chunks(); ++chunk) {
         if (definition_->ShardOfChunk(tensor.id, chunk) < 0) continue;
         if (definition_->presence[tensor.id]->Has(chunk)) chunks_.push_back({tensor.id, chunk});

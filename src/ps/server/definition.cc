@@ -14,10 +14,11 @@ Status Differs(const std::string& what) {
 Status CheckFollows(const ClusterDefinition& now, const ClusterDefinition& next) {
   if (next.seed != now.seed) return Differs("another seed");
   if (!(next.map == now.map)) return Differs("another partition map");
-  if (!(next.weight_optimizer == now.weight_optimizer)) return Differs("another weight_optimizer");
   if (next.tables.size() < now.tables.size()) return Differs("fewer tables");
   for (std::size_t i = 0; i < now.tables.size(); ++i) {
-    if (!next.tables[i].SameAs(now.tables[i])) {
+    sharding::TableDefinition table = now.tables[i];
+    table.dropped = table.dropped || next.tables[i].dropped;
+    if (!next.tables[i].SameAs(table)) {
       return Differs("table " + std::to_string(i) + " was '" + now.tables[i].name + "'" +
                      (next.tables[i].name == now.tables[i].name ? " with other fields" : ""));
     }
@@ -25,7 +26,8 @@ Status CheckFollows(const ClusterDefinition& now, const ClusterDefinition& next)
   if (next.tensors.size() < now.tensors.size()) return Differs("fewer dense tensors");
   for (std::size_t i = 0; i < now.tensors.size(); ++i) {
     if (next.tensors[i].name != now.tensors[i].name ||
-        next.tensors[i].shape != now.tensors[i].shape) {
+        next.tensors[i].shape != now.tensors[i].shape ||
+        next.tensors[i].dropped < now.tensors[i].dropped) {
       return Differs("dense tensor " + std::to_string(i) + " was '" + now.tensors[i].name + "'");
     }
   }

@@ -43,9 +43,10 @@ struct ServingDefinition {
 };
 using DefinitionPtr = std::shared_ptr<const ServingDefinition>;
 
-// Checks that `next` may follow `now` (null: it is the first) on server `server_id`: the same map,
-// seed and dense optimizer, the same tables and tensors under the same numbers, perhaps more of
-// them; then makes it ready to serve. InvalidArgument names what differs.
+// Checks that `next` may follow `now` (null: it is the first) on server `server_id`: the same map
+// and seed, the same tables and tensors under the same numbers, perhaps dropped, perhaps more of
+// them; then makes it ready to serve. InvalidArgument names what differs. (Another dense optimizer
+// takes effect with the weights that are loaded with it: checkpoint_loader.h.)
 Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, sharding::ClusterDefinition next,
                                      std::uint32_t server_id, int shard_count);
 

@@ -58,8 +58,9 @@ class PushLedger {
     Decision decision = Decision::kRun;
     std::string answer;  // kDone: of a control request
   };
-  // InvalidArgument for stream 0 and for a stream that has ended; ResourceExhausted when the sequence would push one that is still
-  // in progress out of the window, or when there is no place for a new stream.
+  // InvalidArgument for stream 0 and for a stream that has ended; ResourceExhausted when the
+  // sequence would push one that is still in progress out of the window, or when there is no place
+  // for a new stream.
   Result<Outcome> Begin(std::uint64_t stream, std::uint64_t sequence, Waiter waiter);
 
   // Ends a number that Begin answered with kRun: done, or forgotten, so that a retry can run. Those

@@ -54,6 +54,7 @@ class Planner {
                              " does not exist; there are " + std::to_string(tables.size()) +
                              " tables");
     }
+    if (tables[head.id].dropped) return Dropped("table", tables[head.id].name);
     if (head.dim != tables[head.id].dim) {
       return InvalidArgument("table '" + tables[head.id].name + "' has dim " +
                              std::to_string(tables[head.id].dim) + ", the request says " +
@@ -100,6 +101,12 @@ class Planner {
     return Status::Ok();
   }
 
+  static Status Dropped(const std::string& what, const std::string& name) {
+    return NotFound(what + " '" + name +
+                    "' went when a checkpoint was loaded: make the client anew to see what is "
+                    "there now");
+  }
+
   Status NotHere(TableId table, Key key) const {
     const sharding::ClusterDefinition& cluster = definition_.cluster;
     return InvalidArgument(
@@ -117,6 +124,7 @@ class Planner {
                              " does not exist; there are " + std::to_string(tensors.size()));
     }
     const sharding::TensorDefinition& tensor = tensors[head.id];
+    if (tensor.dropped) return Dropped("dense tensor", tensor.name);
     std::string name =
         "chunk " + std::to_string(head.chunk) + " of dense tensor '" + tensor.name + "'";
     if (head.chunk >= tensor.chunks()) {

@@ -62,6 +62,7 @@ void AddTables(const DefinitionPtr& definition, const std::vector<ShardStats>& s
   std::size_t count = definition == nullptr ? 0 : definition->cluster.tables.size();
   for (std::size_t i = 0; i < count; ++i) {
     const sharding::TableDefinition& table = definition->cluster.tables[i];
+    if (table.dropped) continue;
     store::TableStats sum = Sum(shards, i);
     tables[table.name] = Json{
         {"rows", sum.rows},
@@ -87,6 +88,7 @@ void AddWeights(const DefinitionPtr& definition, Json* json) {
   std::size_t count = definition == nullptr ? 0 : definition->cluster.tensors.size();
   for (std::size_t i = 0; i < count; ++i) {
     TensorId id = static_cast<TensorId>(i);
+    if (definition->cluster.tensors[i].dropped) continue;
     if (definition->ShardOfChunk(id, 0) < 0 || !definition->presence[i]->Has(0)) continue;
     ++weights;
     parameters += definition->cluster.tensors[i].floats();

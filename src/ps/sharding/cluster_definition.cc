@@ -23,13 +23,22 @@ Json ToJsonValue(const OptimizerDefinition& optimizer) {
 }
 
 Json ToJsonValue(const TableDefinition& table) {
-  return Json{{"id", table.id},     {"name", table.name},
-              {"dim", table.dim},   {"optimizer", ToJsonValue(table.optimizer)},
-              {"init", table.init}, {"init_scale", table.init_scale}};
+  Json json{{"id", table.id},     {"name", table.name},
+            {"dim", table.dim},   {"optimizer", ToJsonValue(table.optimizer)},
+            {"init", table.init}, {"init_scale", table.init_scale}};
+  if (table.dropped) json["dropped"] = true;
+  return json;
 }
 
 Json ToJsonValue(const TensorDefinition& tensor) {
-  return Json{{"id", tensor.id}, {"name", tensor.name}, {"shape", tensor.shape}};
+  Json json{{"id", tensor.id}, {"name", tensor.name}, {"shape", tensor.shape}};
+  if (tensor.dropped) json["dropped"] = true;
+  return json;
+}
+
+Result<bool> IsDropped(const Json& json) {
+  if (FindField(json, "dropped") == nullptr) return false;
+  return GetBool(json, "dropped");
 }
 
 Json ToJsonValue(const PartitionMap& map) {
@@ -59,7 +68,7 @@ Status CheckTableName(const std::string& name) {
                          std::to_string(limits::kTableNameCharsMax) + " printable characters");
 }
 
-Result<OptimizerDefinition> OptimizerFromJson(const Json& json) {
+Result<OptimizerDefinition> OptimizerFromValue(const Json& json) {
   OptimizerDefinition optimizer;
   PS_ASSIGN_OR_RETURN(optimizer.name, GetString(json, "name"));
   if (optimizer.name.empty() || optimizer.name.size() > kWordBytesMax) {
@@ -88,10 +97,11 @@ Result<TableDefinition> TableFromValue(const Json& json) {
   PS_ASSIGN_OR_RETURN(table.dim, GetUnsigned(json, "dim", limits::kEmbeddingDimMax));
   if (table.dim == 0) return InvalidArgument("table '" + table.name + "': dim is 0");
   PS_ASSIGN_OR_RETURN(const Json* optimizer, GetObject(json, "optimizer"));
-  PS_ASSIGN_OR_RETURN(table.optimizer, OptimizerFromJson(*optimizer));
+  PS_ASSIGN_OR_RETURN(table.optimizer, OptimizerFromValue(*optimizer));
   PS_ASSIGN_OR_RETURN(table.init, GetString(json, "init"));
   if (Result<InitKind> kind = ParseInitKind(table.init); !kind.ok()) return kind.status();
   PS_ASSIGN_OR_RETURN(table.init_scale, GetNumber(json, "init_scale", 0.0, 1e30));
+  PS_ASSIGN_OR_RETURN(table.dropped, IsDropped(json));
   return table;
 }
 
@@ -120,6 +130,7 @@ Result<TensorDefinition> TensorFromValue(const Json& json) {
     }
     floats *= tensor.shape.back();
   }
+  PS_ASSIGN_OR_RETURN(tensor.dropped, IsDropped(json));
   return tensor;
 }
 
@@ -145,7 +156,7 @@ Result<PartitionMap> MapFromValue(const Json& json) {
   return map;
 }
 
-// Ids are indices, names are distinct.
+// Ids are indices, names of what was not dropped are distinct.
 template <typename Definition>
 Status CheckNumbering(const char* what, const std::vector<Definition>& definitions) {
   std::set<std::string> names;
@@ -155,7 +166,7 @@ Status CheckNumbering(const char* what, const std::vector<Definition>& definitio
                              std::to_string(definitions[i].id) + " but is number " +
                              std::to_string(i));
     }
-    if (!names.insert(definitions[i].name).second) {
+    if (!definitions[i].dropped && !names.insert(definitions[i].name).second) {
       return InvalidArgument(std::string(what) + " '" + definitions[i].name + "' is there twice");
     }
   }
@@ -165,8 +176,9 @@ Status CheckNumbering(const char* what, const std::vector<Definition>& definitio
 }  // namespace
 
 bool TableDefinition::SameAs(const TableDefinition& other) const {
-  return std::tie(name, dim, optimizer, init, init_scale) ==
-         std::tie(other.name, other.dim, other.optimizer, other.init, other.init_scale);
+  return std::tie(name, dim, optimizer, init, init_scale, dropped) ==
+         std::tie(other.name, other.dim, other.optimizer, other.init, other.init_scale,
+                  other.dropped);
 }
 
 std::uint64_t TensorDefinition::floats() const {
@@ -188,14 +200,14 @@ std::uint64_t TensorDefinition::chunk_floats(std::uint32_t chunk) const {
 
 const TableDefinition* ClusterDefinition::FindTable(const std::string& name) const {
   for (const TableDefinition& table : tables) {
-    if (table.name == name) return &table;
+    if (table.name == name && !table.dropped) return &table;
   }
   return nullptr;
 }
 
 const TensorDefinition* ClusterDefinition::FindTensor(const std::string& name) const {
   for (const TensorDefinition& tensor : tensors) {
-    if (tensor.name == name) return &tensor;
+    if (tensor.name == name && !tensor.dropped) return &tensor;
   }
   return nullptr;
 }
@@ -218,7 +230,7 @@ Result<ClusterDefinition> ClusterDefinition::FromJson(const std::string& json) {
   PS_ASSIGN_OR_RETURN(definition.version, GetUnsigned(parsed, "version"));
   PS_ASSIGN_OR_RETURN(definition.seed, GetUnsigned(parsed, "seed"));
   PS_ASSIGN_OR_RETURN(const Json* optimizer, GetObject(parsed, "weight_optimizer"));
-  PS_ASSIGN_OR_RETURN(definition.weight_optimizer, OptimizerFromJson(*optimizer));
+  PS_ASSIGN_OR_RETURN(definition.weight_optimizer, OptimizerFromValue(*optimizer));
   PS_ASSIGN_OR_RETURN(const Json* map, GetObject(parsed, "map"));
   PS_ASSIGN_OR_RETURN(definition.map, MapFromValue(*map));
   PS_ASSIGN_OR_RETURN(const Json* tables, GetArray(parsed, "tables", limits::kTablesMax));
@@ -246,6 +258,11 @@ Result<TableDefinition> TableFromJson(const std::string& json) {
 Result<TensorDefinition> TensorFromJson(const std::string& json) {
   PS_ASSIGN_OR_RETURN(Json parsed, ParseObject(json));
   return TensorFromValue(parsed);
+}
+
+Result<OptimizerDefinition> OptimizerFromJson(const std::string& json) {
+  PS_ASSIGN_OR_RETURN(Json parsed, ParseObject(json));
+  return OptimizerFromValue(parsed);
 }
 
 }  // namespace ps::sharding

@@ -26,6 +26,8 @@ struct TableDefinition {
   OptimizerDefinition optimizer;
   std::string init;  // "zeros", "random", "normal"
   double init_scale = 0.01;
+  // A load put another table under its name, or none: rows of this number are served no more.
+  bool dropped = false;
 
   std::uint64_t salt() const { return HashBytes(name); }
   bool SameAs(const TableDefinition& other) const;  // all but the id
@@ -35,6 +37,7 @@ struct TensorDefinition {
   TensorId id = 0;
   std::string name;
   std::vector<std::uint64_t> shape;  // empty: a scalar
+  bool dropped = false;              // as a table's
 
   std::uint64_t salt() const { return HashBytes(name); }
   std::uint64_t floats() const;  // product of the shape
@@ -44,7 +47,8 @@ struct TensorDefinition {
 };
 
 // All that servers and clients must agree on. The coordinator makes it and alone changes it;
-// servers store it; clients ask any server for it. Grows only: ids are indices into the vectors.
+// servers store it; clients ask any server for it. Grows only: ids are indices into the vectors, and
+// what was dropped keeps its own. Names are distinct among those that were not.
 struct ClusterDefinition {
   std::uint64_t version = 0;
   std::uint64_t seed = 0;
@@ -64,5 +68,6 @@ struct ClusterDefinition {
 std::string TableToJson(const TableDefinition& table);
 Result<TableDefinition> TableFromJson(const std::string& json);  // id may be missing (0)
 Result<TensorDefinition> TensorFromJson(const std::string& json);
+Result<OptimizerDefinition> OptimizerFromJson(const std::string& json);
 
 }  // namespace ps::sharding

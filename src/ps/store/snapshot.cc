@@ -10,7 +10,9 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-std::size_t Aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t Aligned(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 template <typename T>
 void Put(char* column, std::size_t row, T value) {
@@ -49,20 +51,20 @@ std::unique_ptr<RowBlock> CopyPartition(const EmbeddingStore& store, PartitionId
   for (std::size_t i = 0; i < block->columns(); ++i) columns.push_back(block->column(i));
   const std::size_t vector_bytes = block->width(RowBlock::kVector);
   std::size_t row = 0;
-  store.VisitPartition(partition, [&](const RowHeader& header, const float* values,
-                                      const float* state) {
-    Put(columns[RowBlock::kKey], row, header.key);
-    Put(columns[RowBlock::kPartition], row, partition);
-    Put(columns[RowBlock::kCount], row, header.count);
-    Put(columns[RowBlock::kLastDay], row, header.last_day);
-    std::memcpy(columns[RowBlock::kVector] + row * vector_bytes, values, vector_bytes);
-    for (std::size_t i = 0; i < shape.states.size(); ++i) {
-      const std::size_t bytes = shape.states[i].floats * sizeof(float);
-      std::memcpy(columns[RowBlock::kFirstState + i] + row * bytes, state, bytes);
-      state += shape.states[i].floats;
-    }
-    ++row;
-  });
+  store.VisitPartition(
+      partition, [&](const RowHeader& header, const float* values, const float* state) {
+        Put(columns[RowBlock::kKey], row, header.key);
+        Put(columns[RowBlock::kPartition], row, partition);
+        Put(columns[RowBlock::kCount], row, header.count);
+        Put(columns[RowBlock::kLastDay], row, header.last_day);
+        std::memcpy(columns[RowBlock::kVector] + row * vector_bytes, values, vector_bytes);
+        for (std::size_t i = 0; i < shape.states.size(); ++i) {
+          const std::size_t bytes = shape.states[i].floats * sizeof(float);
+          std::memcpy(columns[RowBlock::kFirstState + i] + row * bytes, state, bytes);
+          state += shape.states[i].floats;
+        }
+        ++row;
+      });
   assert(row == block->rows());
   return block;
 }
