@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bench.training_work import bar
 from distributed_trainer import (
     DistributedTrainer,
     FeatureConfig,
@@ -162,9 +163,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(
-        f"equal steps: {STEPS} losses within {equal_steps():.1e} (floor 1e-4, aim 1e-5)", flush=True
-    )
+    bar(f"{STEPS} losses against single-process Keras", f"{equal_steps():.1e}", "1e-4", "1e-5")
     with tempfile.TemporaryDirectory() as folder:
         clicks = Clicks(Path(folder))
         best = clicks.bayes_auc()
@@ -183,12 +182,15 @@ def main() -> None:
                 line += f", {several:.4f} of {options.workers} ({several - one:+.4f})"
             print(line, flush=True)
     if differences:
-        print(
-            f"{options.workers} workers against one: mean {np.mean(differences):+.4f}, worst "
-            f"{max(differences, key=abs):+.4f} (floor 0.002, aim 0.001)"
+        worst = max(differences, key=abs)
+        bar(
+            f"AUC of {options.workers} asynchronous workers against one, {options.seeds} seeds",
+            f"{np.mean(differences):+.4f} (worst {worst:+.4f})",
+            "0.002",
+            "0.001",
         )
     share = (np.mean(ones) - 0.5) / (best - 0.5)
-    print(f"one worker reaches {share:.1%} of Bayes AUC - 0.5 (floor 97 %, aim 99 %)")
+    bar("one worker, of Bayes AUC - 0.5", f"{share:.1%}", "97 %", "99 %")
 
 
 if __name__ == "__main__":

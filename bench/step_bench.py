@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.training_work import Work, parse
+from bench.training_work import Work, bar, parse
 from distributed_trainer.key_batch import KeyBatch
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.step import TrainingStep
@@ -71,8 +71,8 @@ def compare(runs: dict[str, Callable[[int], Any]], batches: list[KeyBatch], roun
     ceiling, *_ = (float(np.median(times)) for times in seconds.values())
     for name, times in seconds.items():
         median = float(np.median(times))
-        rate = batches[0].num_rows / median
-        print(f"{name:32s} {rate:12,.0f} samples/s {ceiling / median:8.0%} of the bare step")
+        print(f"{name:32s} {batches[0].num_rows / median:12,.0f} samples/s")
+    bar(f"{name}, against the bare step", f"{ceiling / median:.0%}", "", "")
 
 
 def main() -> None:

@@ -10,8 +10,10 @@ All see the same rows, in turn, in one run, so that a noisy machine disturbs all
 * ours: `WorkerTrainer.train_partitions` on the file: read, shuffle, pull, step, push, metrics; the
   server is a process of its own, and has all rows from the start;
 * keras: `model.fit` with one `Embedding` layer per feature, fed from arrays in memory (it reads no
-  file), in the first round only: its time does not matter to the others. `fit` has one optimizer
-  for all weights: Adagrad, as for our rows; Adam would be slower. Left out above 1,000,000 ids.
+  file), once, for it takes long. `fit` has one optimizer for all weights: Adagrad, as for our rows;
+  Adam would be slower;
+* usual: instead of keras, when features or ids are not the usual ones (8 of 200,000): ours with the
+  usual ones, to be compared by looked-up row.
 
 Besides samples/s: the share of our wall time by stage, and CPU time by process.
 """
@@ -22,18 +24,55 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from bench.training_work import Work, parse
+from bench.training_work import Work, bar, parse
 from distributed_trainer import WorkerTrainer, WorkerTrainingResult
 from pyspark_ps import PSMainClient, PSWorkerClient
 
-KERAS_IDS_MAX = 1_000_000
 FILL_KEYS = 100_000
+
+
+class Training:
+    """Data, server and worker of a work; `run` trains once on all of the data."""
+
+    def __init__(self, work: Work, life: ExitStack) -> None:
+        self.folder = Path(life.enter_context(tempfile.TemporaryDirectory()))
+        self.columns = work.write(self.folder)
+        self.results: list[WorkerTrainingResult] = []
+        config = work.config()
+        main_client = life.enter_context(PSMainClient(None, config.ps_config))
+        servers = main_client.get_server_info()
+        self._fill(work, PSWorkerClient(servers, config.ps_config))
+        self._worker = life.enter_context(WorkerTrainer(0, config, servers, work.network))
+
+    def _fill(self, work: Work, client: PSWorkerClient) -> None:
+        """Makes every row, so that a pass trains tables of full size."""
+        with client:
+            for name, table in work.config().get_table_configs().items():
+                client.create_table(name, table)
+            for first in range(0, work.ids, FILL_KEYS):
+                keys = np.arange(first, min(first + FILL_KEYS, work.ids), dtype=np.uint64)
+                for name in work.names:
+                    client.pull({name: keys})
+            print(f"{client.get_embedding_count():,} rows on the server")
+
+    def run(self) -> None:
+        """One pass."""
+        self.results.append(self._worker.train_partitions([str(self.folder)]))
+
+    def shares(self) -> dict[str, float]:
+        """Median share of the wall time by stage."""
+        names = [name for name in self.results[0].metrics if name.endswith("_share")]
+        return {
+            name: float(np.median([result.metrics[name] for result in self.results]))
+            for name in names
+        }
 
 
 def keras_run(work: Work, columns: dict[str, Any]) -> Callable[[], None]:
@@ -48,6 +87,8 @@ def keras_run(work: Work, columns: dict[str, Any]) -> Callable[[], None]:
         keras.optimizers.Adagrad(0.05), "binary_crossentropy", metrics=[keras.metrics.AUC()]
     )
     data = {name: columns[name].astype(np.int32) for name in work.names}
+    first = {name: values[: work.batch_size] for name, values in data.items()}
+    model.fit(first, columns["y"][: work.batch_size], batch_size=work.batch_size, verbose=0)
 
     def run() -> None:
         model.fit(data, columns["y"], batch_size=work.batch_size, verbose=0)
@@ -67,41 +108,27 @@ def bare_run(work: Work, folder: Path) -> Callable[[], None]:
     return run
 
 
-def fill(main_client: PSMainClient, work: Work) -> None:
-    """Makes every row, so that a pass trains tables of full size."""
-    with PSWorkerClient(main_client.get_server_info(), main_client.config) as client:
-        for name, table in work.config().get_table_configs().items():
-            client.create_table(name, table)
-        for first in range(0, work.ids, FILL_KEYS):
-            keys = np.arange(first, min(first + FILL_KEYS, work.ids), dtype=np.uint64)
-            for name in work.names:
-                client.pull({name: keys})
-        print(f"{client.get_embedding_count():,} rows on the server")
-
-
-def child_cpu_seconds() -> dict[int, float]:
-    """CPU seconds so far of each child process (Linux)."""
+def cpu_seconds() -> tuple[float, float]:
+    """(of this process, of its children: the servers) so far (Linux)."""
     ticks = os.sysconf("SC_CLK_TCK")
-    seconds = {}
+    children = 0.0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == os.getpid():
-            seconds[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / ticks
-    return seconds
+            children += (int(fields[11]) + int(fields[12])) / ticks
+    return time.process_time(), children
 
 
-def cpu_seconds() -> tuple[float, float]:
-    """(of this process, of its children: the server)."""
-    return time.process_time(), sum(child_cpu_seconds().values())
+Seconds = dict[str, list[float]]
 
 
-def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, Any], ...]:
+def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[Seconds, dict[str, Any]]:
     """({run: seconds of each round}, {run: (own, children's) CPU seconds of all rounds})."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    cpu = {name: np.zeros(2) for name in runs}
+    seconds: Seconds = {name: [] for name in runs}
+    cpu: dict[str, Any] = {name: np.zeros(2) for name in runs}
     for number in range(rounds):
         for name, run in runs.items():
             if name == "keras" and number:
@@ -114,53 +141,56 @@ def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, 
     return seconds, cpu
 
 
-def report(work: Work, seconds: dict[str, Any], cpu: dict[str, Any]) -> None:
-    """Rates, ratios to ours, and CPU milliseconds of a batch."""
-    middle = {}
+def report(work: Work, seconds: Seconds, cpu: dict[str, Any], shares: dict[str, float]) -> None:
+    """Rates, CPU milliseconds of a batch, stages, bars."""
     for name, times in seconds.items():
         rates = sorted(work.rows / value for value in times)
-        middle[name] = float(np.median(rates))
         own, children = cpu[name] / len(times) / work.batches * 1e3
         print(
-            f"{name:6s} {middle[name]:10,.0f} samples/s  ({rates[0]:,.0f} - {rates[-1]:,.0f})   "
-            f"CPU ms a batch: {own:.1f} here, {children:.1f} in the server"
+            f"{name:6s} {np.median(rates):10,.0f} samples/s  ({rates[0]:,.0f} - {rates[-1]:,.0f})"
+            f"   CPU ms a batch: {own:.1f} here, {children:.1f} in the server"
         )
-    pairs = [b / o for b, o in zip(seconds["bare"], seconds["ours"], strict=True)]
-    print(f"vs the bare step   {np.median(pairs):6.0%}  (median of pairs; floor 50 %, aim 75 %)")
-    print(f"looked-up rows/s   {middle['ours'] * work.features:12,.0f}")
-    if "keras" in middle:
-        print(f"vs keras model.fit {middle['ours'] / middle['keras']:6.1f}x (floor 3x, aim 6x)")
+    print("by stage:", ", ".join(f"{name[:-6]} {share:.1%}" for name, share in shares.items()))
+    rate = work.rows / float(np.median(seconds["ours"]))
+    bar("against the bare compiled step", ratio(seconds, "bare"), "50 %", "75 %")
+    if "keras" in seconds:
+        times = seconds["keras"][0] / float(np.median(seconds["ours"]))
+        bar("against Keras `model.fit` with `Embedding` layers", f"{times:.1f}×", "3×", "6×")
+    if "usual" in seconds:
+        found = ratio(seconds, "usual", scale=work.features / Work.features)
+        bar("rows looked up a second, against 8 × 200,000 ids", found, "80 %", "95 %")
+    waiting = f"{shares['ps_wait_share']:.1%}"
+    bar("share of time spent waiting for the server", waiting, "20 %", "5 %")
+    print(f"{rate:,.0f} samples/s, {rate * work.features:,.0f} rows looked up a second")
+
+
+def ratio(seconds: Seconds, other: str, scale: float = 1.0) -> str:
+    """Speed against another's, median of pairs, with the range."""
+    pairs = sorted(
+        scale * theirs / ours for theirs, ours in zip(seconds[other], seconds["ours"], strict=True)
+    )
+    return f"{np.median(pairs):.0%} ({pairs[0]:.0%} to {pairs[-1]:.0%})"
 
 
 def main() -> None:
     """Prints machine, commit, sizes, medians with their spread, and ratios."""
     work, rounds = parse(__doc__, rounds=5)
-    config = work.config()
-    results: list[WorkerTrainingResult] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        PSMainClient(None, config.ps_config) as main_client,
-        WorkerTrainer(0, config, main_client.get_server_info(), work.network) as worker,
-    ):
-        columns = work.write(Path(folder))
-        fill(main_client, work)
+    with ExitStack() as life:
+        ours = Training(work, life)
         runs: dict[str, Callable[[], Any]] = {
-            "bare": bare_run(work, Path(folder)),
-            "ours": lambda: results.append(worker.train_partitions([folder])),
+            "bare": bare_run(work, ours.folder),
+            "ours": ours.run,
         }
-        if work.ids <= KERAS_IDS_MAX:
-            runs["keras"] = keras_run(work, columns)
-        for name in ("bare", "ours"):
-            runs[name]()
-        results.clear()
-        report(work, *measure(runs, rounds))
-    shares = {
-        name: float(np.median([result.metrics[name] for result in results]))
-        for name in results[0].metrics
-        if name.endswith("_share")
-    }
-    print(f"waiting share      {shares.pop('ps_wait_share'):6.1%}  (floor 20 %, aim 5 %)")
-    print("by stage:", ", ".join(f"{name[:-6]} {share:.1%}" for name, share in shares.items()))
+        if (work.features, work.ids) == (Work.features, Work.ids):
+            runs["keras"] = keras_run(work, ours.columns)
+        else:
+            runs["usual"] = Training(Work(batches=work.batches), life).run
+        for name, run in runs.items():
+            if name != "keras":
+                run()
+        ours.results.clear()
+        seconds, cpu = measure(runs, rounds)
+    report(work, seconds, cpu, ours.shares())
 
 
 if __name__ == "__main__":

@@ -138,3 +138,8 @@ def parse(description: str | None, rounds: int, **defaults: int) -> tuple[Work, 
         f"{work.rows:,} rows a pass, load {os.getloadavg()[0]:.1f}"
     )
     return work, rounds
+
+
+def bar(what: str, measured: str, floor: str, aim: str) -> None:
+    """A line of the results."""
+    print(f"bar: {what} | {measured} | {floor} | {aim}", flush=True)

@@ -81,6 +81,16 @@ def test_a_shorter_batch_uses_the_same_memory_and_none_of_its_old_values() -> No
     assert np.isfinite(lookups.gather(short, rows)).all()
 
 
+def test_lists_that_are_all_empty_are_zeros_and_need_no_rows() -> None:
+    features = FeatureConfig(["tags"], default_embedding_dim=4)
+    config = TrainerConfig(feature_config=features, target_config=TargetConfig(["y"]))
+    lists = pa.array([[], None, []], pa.list_(pa.int64()))
+    (batch,) = table_batches(pa.table({"tags": lists, "y": [0, 1, 0]}), config)
+    lookups = Lookups(features)
+    assert not lookups.gather(batch, {"tags": np.empty((0, 4), np.float32)}).any()
+    assert lookups.sum_gradients(batch, np.ones((3, 4), np.float32))["tags"].shape == (0, 4)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
