@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.data_loader import S3ParquetDataLoader, format_date_path, parse_date_range
@@ -13,11 +14,17 @@ ISO_DATE = "%Y-%m-%d"
 
 
 class DayFiles:
-    """Finds files by `s3_data_path_template` and `date_format`."""
+    """Finds files by `s3_data_path_template` and `date_format`.
 
-    def __init__(self, config: TrainerConfig) -> None:
+    Args:
+        spark_hadoop: Spark's S3 settings.
+    """
+
+    def __init__(
+        self, config: TrainerConfig, spark_hadoop: Mapping[str, str] | None = None
+    ) -> None:
         self._config = config
-        self._loader = S3ParquetDataLoader(config.ps_config)
+        self._loader = S3ParquetDataLoader(config.ps_config, spark_hadoop)
 
     def check_template(self) -> None:
         """Refuses to train from nowhere.

@@ -28,6 +28,7 @@ from distributed_trainer.results import evaluation_of
 from distributed_trainer.session import Session
 from distributed_trainer.task import EVALUATE, PREDICT
 from pyspark_ps import PSMainClient
+from pyspark_ps.client.checkpoints import hadoop_settings
 from pyspark_ps.errors import (
     ClosedError,
     ConfigurationError,
@@ -69,7 +70,7 @@ class DistributedTrainer:
         self.config = config
         self._context = getattr(spark_context, "sparkContext", spark_context)
         self._ps = PSMainClient(self._context, config.get_server_config())
-        self._files = DayFiles(config)
+        self._files = DayFiles(config, hadoop_settings(self._context))
         self._builder: Callable[[], Any] | None = None
         self._wrapper: Any = None
         self._session: Session | None = None

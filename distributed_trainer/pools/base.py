@@ -46,12 +46,14 @@ class WorkerSpec:
         config: TrainerConfig as a dict.
         server_info: the servers, as dicts.
         model_builder: returns a Keras model.
+        spark_hadoop: Spark's S3 settings, which may hold credentials.
     """
 
     run: str
     config: dict[str, Any]
     server_info: list[dict[str, Any]]
     model_builder: Callable[[], Any]
+    spark_hadoop: dict[str, str] = field(default_factory=dict, repr=False)
 
     def pickled(self) -> PickledSpec:
         """For another process. By cloudpickle, as Spark ships functions: a builder may be defined
@@ -149,7 +151,13 @@ def _worker_of(pickled: PickledSpec, task: WorkerTask) -> WorkerTrainer:
     spec: WorkerSpec = cloudpickle.loads(pickled.spec)
     config = TrainerConfig.from_dict(spec.config)
     start_worker_log(verbose=config.verbose)
-    worker = WorkerTrainer(task.worker_id, config, spec.server_info, spec.model_builder)
+    worker = WorkerTrainer(
+        task.worker_id,
+        config,
+        spec.server_info,
+        spec.model_builder,
+        spark_hadoop=spec.spark_hadoop,
+    )
     _kept = (pickled.run, worker)
     return worker
 

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from distributed_trainer.errors import TrainingError
@@ -16,6 +17,7 @@ from distributed_trainer.pools.base import (
     run_in_this_process,
 )
 from distributed_trainer.task import WorkerTask
+from pyspark_ps.client.checkpoints import hadoop_settings
 
 if TYPE_CHECKING:
     from pyspark import Broadcast, SparkContext
@@ -33,6 +35,7 @@ class SparkPool:
     def __init__(self, spark_context: SparkContext, spec: WorkerSpec) -> None:
         self._context = spark_context
         self._group = f"distributed-trainer-{spec.run}"
+        spec = replace(spec, spark_hadoop=hadoop_settings(spark_context))
         self._spec: Broadcast[PickledSpec] = spark_context.broadcast(spec.pickled())
 
     def run(self, tasks: Sequence[WorkerTask]) -> list[TaskOutcome]:
