@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
-from distributed_trainer.data_loader import FileSystems, S3ParquetDataLoader
+from distributed_trainer.data_loader import S3ParquetDataLoader
 from distributed_trainer.day_files import DayFiles
 from distributed_trainer.key_batch import unit_batches
+from distributed_trainer.task import DayPass, WorkerTask
 from distributed_trainer.units import units_of_work
+from distributed_trainer.worker import WorkerTrainer
 from pyspark_ps import PSConfig
 from pyspark_ps.errors import StorageError
 from pyspark_ps.tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
@@ -96,9 +98,9 @@ def test_sparks_own_settings_reach_it_where_the_configuration_is_silent(
     loader = S3ParquetDataLoader(PSConfig(), hadoop)
     (unit,) = units_of_work(loader.discover_partitions(f"s3a://{bucket}/clicks/dt=2024-03-02"), 32)
     config = TrainerConfig(feature_config=FeatureConfig(["id"]), target_config=TargetConfig(["y"]))
-    systems = FileSystems(config.ps_config, hadoop)
-    (batch,) = unit_batches(unit, config, 1, file_systems=systems)
-    assert batch.num_rows == 100
+    worker = WorkerTrainer(0, config, [], lambda: None, spark_hadoop=hadoop)
+    (numbered,) = worker._batches(WorkerTask(0, DayPass("run", 1, 0, "2024-03-02"), (unit,)))
+    assert numbered.batch.num_rows == 100
 
 
 def test_a_missing_day_is_no_data_and_a_missing_place_an_error(config: TrainerConfig) -> None:
