@@ -79,6 +79,7 @@ ServerOptions ParseServerOptions(const std::string& text) {
     fields.Read("bind_host", &options.bind_host);
     fields.Read("advertised_host", &options.advertised_host);
     fields.Read("port_base", &options.port_base);
+    fields.Read("ports_tried_max", &options.ports_tried_max);
     fields.Read("unix_dir", &options.unix_dir);
     fields.Read("shard_threads", &options.shard_threads);
     fields.Read("rows_max", &options.rows_max);
@@ -108,6 +109,7 @@ CoordinatorOptions ParseCoordinatorOptions(const std::string& text) {
     fields.Read("bind_host", &options.bind_host);
     fields.Read("advertised_host", &options.advertised_host);
     fields.Read("port_base", &options.port_base);
+    fields.Read("ports_tried_max", &options.ports_tried_max);
     fields.Read("server_count", &options.server_count);
     fields.Read("virtual_nodes", &options.virtual_nodes);
     fields.Read("partition_count", &options.partition_count);

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark_ps.client.definition import Definition
 from pyspark_ps.errors import ConfigurationError, InvalidArgumentError, NotFoundError
-from pyspark_ps.placement.plan import optimizer_definition
+from pyspark_ps.placement.definitions import optimizer_definition
 from pyspark_ps.utils.config import DEFAULT_TABLE, PSConfig
 
 if TYPE_CHECKING:

@@ -29,6 +29,8 @@ from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
 from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError
 from pyspark_ps.placement.cluster import Cluster
+from pyspark_ps.placement.external import ExternalCluster
+from pyspark_ps.placement.interpreter import check_workers
 from pyspark_ps.placement.plan import (
     check_encryption,
     make_cluster,
@@ -58,7 +60,8 @@ class PSMainClient:
             ...                                                # the end of the block stops them
 
     Servers are processes of their own: children of the driver, or of tasks on Spark's executors
-    (`PSConfig.placement`). They end with the driver's process, however that ends.
+    (`PSConfig.placement`). They end with the driver's process, however that ends. Servers that were
+    started by hand ("external") are connected to instead, and left running.
 
     Thread-safe.
 
@@ -75,6 +78,8 @@ class PSMainClient:
             raise ConfigurationError(f"PSMainClient takes a PSConfig, not {config!r}")
         config.validate()
         self.config = PSConfig.from_dict(config.to_dict())
+        if config.placement == "external":
+            self.config.num_servers = len(config.server_addresses)
         self._context = _context_of(spark_context)
         self._placement = resolve_placement(self._context, self.config)
         check_encryption(self._context, self.config)
@@ -108,10 +113,13 @@ class PSMainClient:
         Raises:
             PSError: a server ended while it started (its last words are in the message).
             PSTimeoutError: not all servers started; the message says how many and what to do.
-            ConfigurationError: Spark has fewer task slots than servers.
+            ConfigurationError: Spark has fewer task slots than servers, or its Python workers
+                cannot import this package.
         """
         with self._lock:
             if self._running is None:
+                if self._context is not None:
+                    check_workers(self._context)
                 cluster, secret = self._new_cluster()
                 cluster.start(max(self.config.timeout_seconds, START_SECONDS_MIN))
                 self._end_at_exit = weakref.finalize(self, cluster.end, EXIT_GRACE_SECONDS)
@@ -124,11 +132,12 @@ class PSMainClient:
                     raise
             return self.get_server_info()
 
-    def _new_cluster(self) -> tuple[Cluster, bytes]:
+    def _new_cluster(self) -> tuple[Cluster | ExternalCluster, bytes]:
         return make_cluster(self._context, self.config)
 
     def shutdown_servers(self, grace_period_seconds: float = 30) -> None:
         """Ends all servers; requests under way get the grace period. Rows and weights are gone.
+        From external servers it only disconnects.
 
         With `PSConfig.checkpoint_on_shutdown` and a place for checkpoints they are saved before.
         Does nothing when the servers were not started.
@@ -152,7 +161,8 @@ class PSMainClient:
             finally:
                 running.close()
                 running.cluster.end(float(grace_period_seconds))
-                self._infos = [dataclasses.replace(i, status="stopped") for i in self._infos]
+                status = running.cluster.final_status
+                self._infos = [dataclasses.replace(i, status=status) for i in self._infos]
 
     def get_server_info(self) -> list[ServerInfo]:
         """A copy of what is known of each server, by id; empty before the first start.
@@ -454,7 +464,9 @@ class PSMainClient:
 class _Running:
     """A started cluster with the driver's own connections to it."""
 
-    def __init__(self, cluster: Cluster, infos: list[ServerInfo], config: PSConfig) -> None:
+    def __init__(
+        self, cluster: Cluster | ExternalCluster, infos: list[ServerInfo], config: PSConfig
+    ) -> None:
         self.cluster = cluster
         self._infos = infos
         self._config = config
@@ -524,7 +536,9 @@ def _context_of(spark: Any) -> Any:
     return context
 
 
-def _server_infos(cluster: Cluster, secret: bytes, config: PSConfig) -> list[ServerInfo]:
+def _server_infos(
+    cluster: Cluster | ExternalCluster, secret: bytes, config: PSConfig
+) -> list[ServerInfo]:
     owners = _core.partition_owners(
         config.num_servers, config.virtual_nodes_per_server, PARTITION_COUNT
     )
@@ -539,7 +553,7 @@ def _server_infos(cluster: Cluster, secret: bytes, config: PSConfig) -> list[Ser
                 status=str(record["state"]),
                 shard_range=(int(partitions[0]), int(partitions[-1])),
                 metadata={
-                    "coordinator": cluster.coordinator.address,
+                    "coordinator": cluster.coordinator_address,
                     "secret": Secret(secret.hex()),
                     "incarnation": format(int(record["incarnation"]), "x"),
                     "unix_socket": str(record["unix_path"]),

@@ -49,19 +49,27 @@ def client_options(infos: list[ServerInfo], config: PSConfig) -> tuple[str, byte
             "server_info lacks the job's secret (metadata['secret']); take it from "
             "PSMainClient.get_server_info()"
         )
-    options = {
-        "servers": [_address(info) for info in infos],
-        "coordinator": str(infos[0].metadata.get("coordinator", "")),
+    coordinator = str(infos[0].metadata.get("coordinator", ""))
+    options = core_options([_address(info) for info in infos], coordinator, config)
+    try:
+        return json.dumps(options), bytes.fromhex(secret.reveal())
+    except ValueError:
+        raise InvalidArgumentError("metadata['secret'] of server_info is not hexadecimal") from None
+
+
+def core_options(
+    servers: list[dict[str, Any]], coordinator: str, config: PSConfig
+) -> dict[str, Any]:
+    """Options of the core's client, but for the secret."""
+    return {
+        "servers": servers,
+        "coordinator": coordinator,
         "timeout_seconds": float(config.timeout_seconds),
         "batch_size": int(config.batch_size),
         "max_message_size": min(int(config.max_message_size), FRAME_BYTES_MAX),
         "transport": config.transport,
         "compression": config.compression_algorithm if config.compression else "none",
     }
-    try:
-        return json.dumps(options), bytes.fromhex(secret.reveal())
-    except ValueError:
-        raise InvalidArgumentError("metadata['secret'] of server_info is not hexadecimal") from None
 
 
 def _address(info: ServerInfo) -> dict[str, Any]:

@@ -351,7 +351,7 @@ class PSWorkerClient:
             InvalidArgumentError: the table exists with another definition.
             ConfigurationError: `name` or `table_config` is not valid.
         """
-        from pyspark_ps.placement.plan import table_definition
+        from pyspark_ps.placement.definitions import table_definition
 
         self.config.check_table_name(name)
         table = table_definition(name, self.config.fill_table(table_config))

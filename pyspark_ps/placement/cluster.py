@@ -44,6 +44,9 @@ class Cluster:
         server_count: servers to wait for.
     """
 
+    # Of its servers after `end`.
+    final_status = "stopped"
+
     def __init__(
         self, coordinator: _core.Coordinator, placement: Placement, server_count: int
     ) -> None:
@@ -52,6 +55,7 @@ class Cluster:
         self._server_count = server_count
         self._owner_pid = os.getpid()
         self._ended = False
+        self.coordinator_address = coordinator.address
 
     def start(self, timeout_seconds: float) -> None:
         """Starts the servers and waits until all serve; ends everything when that fails.

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyspark_ps.errors import ConfigurationError, PSError
+from pyspark_ps.placement.interpreter import interpreter_problem
 from pyspark_ps.placement.launch import (
     LaunchSpec,
     ServerProcess,
@@ -312,16 +313,8 @@ def _located_rdd(spark_context: SparkContext, location: str | None) -> RDD[Any]:
 
 
 def _explain(error: Exception, spark_context: SparkContext) -> str:
-    text = str(error)
-    if "No module named" in text or "PYTHON_VERSION_MISMATCH" in text:
-        reason = re.search(r"No module named [^\n]*|PYTHON_VERSION_MISMATCH", text)
-        return (
-            f"Spark's Python workers run {spark_context.pythonExec!r}, which cannot run a server "
-            f"({reason.group(0) if reason else ''}): set PYSPARK_PYTHON (or spark.pyspark.python) "
-            f"to an interpreter that has pyspark_ps on every executor before the SparkContext is "
-            f"made; the driver's is {sys.executable}"
-        )
-    return f"its Spark job failed: {type(error).__name__}: {text[:2000]}"
+    problem = interpreter_problem(error, str(spark_context.pythonExec))
+    return problem or f"its Spark job failed: {type(error).__name__}: {str(error)[:2000]}"
 
 
 # --- in the executor's task

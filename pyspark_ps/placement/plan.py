@@ -14,9 +14,11 @@ from pyspark_ps.client.options import FRAME_BYTES_MAX
 from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.placement import executors
 from pyspark_ps.placement.cluster import Cluster, Placement
+from pyspark_ps.placement.definitions import optimizer_definition, table_definition
+from pyspark_ps.placement.external import ExternalCluster, read_secret
 from pyspark_ps.placement.launch import LaunchSpec
 from pyspark_ps.placement.local import LocalPlacement
-from pyspark_ps.utils.config import PSConfig, TableConfig
+from pyspark_ps.utils.config import PSConfig
 from pyspark_ps.utils.sharding import PARTITION_COUNT
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def resolve_placement(spark_context: SparkContext | None, config: PSConfig) -> str:
-    """ "local" or "executors".
+    """ "local", "executors" or "external".
 
     Raises:
         ConfigurationError: executors without a SparkContext.
@@ -61,15 +63,19 @@ def make_cluster(
     spark_context: SparkContext | None,
     config: PSConfig,
     beside_driver: Callable[[list[LaunchSpec]], Placement] = LocalPlacement,
-) -> tuple[Cluster, bytes]:
-    """A cluster whose coordinator listens and whose servers are not started yet, and its secret.
+) -> tuple[Cluster | ExternalCluster, bytes]:
+    """A cluster that has not been started yet, and its secret. Its coordinator listens already,
+    unless that is another process's ("external").
 
     `beside_driver` makes the placement of servers that run on the driver's host.
     """
-    secret = secrets.token_bytes(SECRET_BYTES)
     placement_name = resolve_placement(spark_context, config)
+    if placement_name == "external":
+        secret = read_secret(config)
+        return ExternalCluster(config, secret), secret
+    secret = secrets.token_bytes(SECRET_BYTES)
     if placement_name == "local":
-        coordinator = _coordinator(config, secret, _local_addresses(config), port_base=0)
+        coordinator = start_coordinator(config, secret, _local_addresses(config), port_base=0)
         specs = _launch_specs(config, secret, coordinator.address, _local_addresses(config))
         placement = beside_driver(specs)
     else:
@@ -80,7 +86,7 @@ def make_cluster(
             str(conf.get("spark.driver.host", "") or socket.getfqdn()),
         )
         # The port is predictable, as the servers' are: drivers behind a firewall open a range.
-        coordinator = _coordinator(config, secret, driver, config.server_port_base)
+        coordinator = start_coordinator(config, secret, driver, config.server_port_base)
         host = config.server_host or ""
         specs = _launch_specs(config, secret, coordinator.address, (host, host))
         placement = executors.ExecutorPlacement(
@@ -89,26 +95,20 @@ def make_cluster(
     return Cluster(coordinator, placement, config.num_servers), secret
 
 
-def table_definition(name: str, table: TableConfig) -> dict[str, Any]:
-    """A complete `TableConfig` as the core reads it."""
-    assert table.optimizer is not None
-    return {
-        "name": name,
-        "dim": table.dim,
-        "optimizer": optimizer_definition(table.optimizer, table.optimizer_params),
-        "init": table.init,
-        "init_scale": table.init_scale,
-    }
-
-
-def optimizer_definition(name: str, params: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer as the core reads it; booleans are 0 and 1."""
-    return {"name": name, "params": {key: float(value) for key, value in params.items()}}
-
-
-def _coordinator(
-    config: PSConfig, secret: bytes, addresses: tuple[str, str], port_base: int
+def start_coordinator(
+    config: PSConfig,
+    secret: bytes,
+    addresses: tuple[str, str],
+    port_base: int,
+    **more_options: Any,
 ) -> _core.Coordinator:
+    """A coordinator that listens.
+
+    Args:
+        addresses: (bind, announced).
+        port_base: first port to try; 0 = ephemeral.
+        more_options: of the core's `CoordinatorOptions`.
+    """
     bind_host, advertised_host = addresses
     weight_params = config.get_optimizer_config(config.weight_optimizer)
     options = {
@@ -123,36 +123,48 @@ def _coordinator(
         "tables": [table_definition(name, table) for name, table in config.all_tables().items()],
         "timeout_seconds": config.timeout_seconds,
         "driver_silence_seconds": config.driver_silence_seconds,
+        **more_options,
     }
     return _core.Coordinator(json.dumps(options), secret)
+
+
+def server_options(
+    config: PSConfig, server_id: int, coordinator: str, addresses: tuple[str, str], port_base: int
+) -> dict[str, Any]:
+    """The core's `ServerOptions` of one server, but for its secret."""
+    bind_host, advertised_host = addresses
+    options = {
+        "server_id": server_id,
+        "bind_host": bind_host,
+        "advertised_host": advertised_host,
+        "port_base": port_base,
+        "shard_threads": config.num_worker_threads,
+        "rows_max": config.max_embeddings_per_shard,
+        "message_bytes_max": min(config.max_message_size, FRAME_BYTES_MAX),
+        "compression": config.compression_algorithm if config.compression else "none",
+        "coordinator": coordinator,
+        "driver_silence_seconds": config.driver_silence_seconds,
+        "unix_dir": "",
+    }
+    if config.metrics_port is not None:
+        options["metrics_port"] = _port_base(config.metrics_port, server_id)
+    return options
 
 
 def _launch_specs(
     config: PSConfig, secret: bytes, coordinator: str, addresses: tuple[str, str]
 ) -> list[LaunchSpec]:
-    bind_host, advertised_host = addresses
-    metrics = [
-        {} if config.metrics_port is None else {"metrics_port": _port_base(config.metrics_port, i)}
-        for i in range(config.num_servers)
-    ]
     level = logging.getLogger("pyspark_ps.server").getEffectiveLevel()
     return [
         LaunchSpec(
             server_id=server_id,
-            options={
-                "server_id": server_id,
-                "bind_host": bind_host,
-                "advertised_host": advertised_host,
-                "port_base": _port_base(config.server_port_base, server_id),
-                "shard_threads": config.num_worker_threads,
-                "rows_max": config.max_embeddings_per_shard,
-                "message_bytes_max": min(config.max_message_size, FRAME_BYTES_MAX),
-                "compression": config.compression_algorithm if config.compression else "none",
-                "coordinator": coordinator,
-                "driver_silence_seconds": config.driver_silence_seconds,
-                "unix_dir": "",
-                **metrics[server_id],
-            },
+            options=server_options(
+                config,
+                server_id,
+                coordinator,
+                addresses,
+                _port_base(config.server_port_base, server_id),
+            ),
             secret=secret,
             use_unix_socket=config.transport != "tcp",
             log_level=level,

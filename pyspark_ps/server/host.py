@@ -27,6 +27,7 @@ from pyspark_ps.errors import PSError
 
 if TYPE_CHECKING:
     from pyspark_ps import _core
+    from pyspark_ps.server.checkpoint_jobs import CheckpointJobs
 
 LAUNCH_LINE_BYTES_MAX = 1 << 20
 # How late a signal or a closed standard input is noticed.
@@ -43,10 +44,14 @@ _logger = logging.getLogger("pyspark_ps.server")
 
 def main() -> int:
     """Runs one server until it ends; the exit code of the process."""
+    if len(sys.argv) > 1:
+        from pyspark_ps.server import by_hand
+
+        return by_hand.main(sys.argv[1:])
     if sys.stdin is None or sys.stdin.isatty():
         print(
-            "python -m pyspark_ps.server is started by PSMainClient.start_servers(); servers "
-            "started by hand are not built yet",
+            "without arguments this command is for PSMainClient.start_servers(); to start a server "
+            "by hand: python -m pyspark_ps.server --help",
             file=sys.stderr,
         )
         return EXIT_USAGE
@@ -103,12 +108,17 @@ def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int
             server.stop(0.0)
             break
     _logger.info("%s ends: %s", name, reason)
-    if not jobs.end(JOB_END_SECONDS):
-        # A storage that does not answer must not keep the process.
-        _remove_socket_folder(str(options.get("unix_dir", "")))
-        logging.shutdown()
-        os._exit(EXIT_OK)
+    end_jobs(jobs, str(options.get("unix_dir", "")), EXIT_OK)
     return EXIT_OK
+
+
+def end_jobs(jobs: CheckpointJobs, socket_folder: str, exit_code: int) -> None:
+    """Ends the jobs of a server that has ended; ends the process when they do not let themselves be
+    ended: a storage that does not answer must not keep it."""
+    if not jobs.end(JOB_END_SECONDS):
+        _remove_socket_folder(socket_folder)
+        logging.shutdown()
+        os._exit(exit_code)
 
 
 def start_server(

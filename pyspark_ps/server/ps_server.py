@@ -15,6 +15,7 @@ from pyspark_ps.client.main_client import PSMainClient
 from pyspark_ps.communication import ServerInfo
 from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.placement.cluster import Cluster
+from pyspark_ps.placement.external import ExternalCluster
 from pyspark_ps.placement.launch import LaunchSpec
 from pyspark_ps.placement.plan import make_cluster
 from pyspark_ps.server._checks import factor_of, number
@@ -110,7 +111,7 @@ class PSServer:
 
 
 class _OneServer(PSMainClient):
-    def _new_cluster(self) -> tuple[Cluster, bytes]:
+    def _new_cluster(self) -> tuple[Cluster | ExternalCluster, bytes]:
         return make_cluster(None, self.config, _InProcess)
 
 

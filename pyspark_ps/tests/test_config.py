@@ -190,10 +190,9 @@ LATER = [
     ("tls", "on"),
     ("tls_cert_file", "/c"),
     ("tls_key_file", "/k"),
-    ("server_addresses", ["a:1"]),
-    ("secret_file", "/s"),
-    ("placement", "external"),
 ]
+
+EXTERNAL = {"placement": "external", "server_addresses": ["a:1", "b:2"], "secret_file": "/s"}
 
 
 def test_defaults_are_those_of_the_contract() -> None:
@@ -221,6 +220,21 @@ def test_what_is_not_built_yet_is_refused_and_says_what_to_leave_out(
         ConfigurationError, match=rf"PSConfig\.{field} = .*not built yet.*leave this field out"
     ):
         PSConfig(**{field: value}).validate()
+
+
+def test_external_servers_need_addresses_and_a_secret_and_nobody_else_takes_them() -> None:
+    PSConfig(**EXTERNAL).validate()
+    PSConfig(**EXTERNAL, num_servers=2).validate()
+    wrong = [
+        ("num_servers", {**EXTERNAL, "num_servers": 3}),
+        ("server_addresses", {**EXTERNAL, "server_addresses": []}),
+        ("secret_file", {**EXTERNAL, "secret_file": None}),
+        ("server_addresses", {**EXTERNAL, "placement": "local"}),
+        ("secret_file", {"secret_file": "/s"}),
+    ]
+    for field, values in wrong:
+        with pytest.raises(ConfigurationError, match=rf"PSConfig\.{field}.* = .*allowed is"):
+            PSConfig(**values).validate()
 
 
 def test_the_refused_value_is_in_the_message() -> None:

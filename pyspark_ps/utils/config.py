@@ -17,6 +17,7 @@ from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.utils.validation import ConfigBase, nearest_name, setting
 
 DEFAULT_TABLE = "default"
+DEFAULT_NUM_SERVERS = 4
 # What the core takes: scales are float32, sizes 64-bit integers.
 INIT_SCALE_MAX = 1e30
 SIZE_MAX = 2**63 - 1
@@ -65,7 +66,6 @@ _PARAMETER_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 _TLS_LATER = "encryption of the servers' traffic comes in a later version; leave this field out"
-_EXTERNAL_LATER = "servers started by hand come in a later version; leave this field out"
 
 
 @dataclass
@@ -136,14 +136,18 @@ class PSConfig(ConfigBase):
         metrics_port: first TCP port to try for the Prometheus endpoint of server 0, server 1 begins
             one higher, and so on; a taken one moves on to the next free one, and
             `ServerInfo.metadata["metrics_port"]` tells the real one. 0 = ephemeral, None = none.
-        tls, tls_cert_file, tls_key_file, server_addresses, secret_file: later.
+        tls, tls_cert_file, tls_key_file: later.
+        server_addresses: "host:port" of every server by its id, when placement is "external"; then
+            num_servers is their number (4, the default, or that number is allowed).
+        secret_file: a file with a secret of 16 bytes or more, the same for external servers and for
+            their drivers.
         transport: "auto" (Unix socket on the same host, else TCP), "tcp" or "unix".
         placement: "local" (children of the driver), "executors" (tasks of long-running Spark jobs),
             "auto" (local without a SparkContext and on local[...], else executors);
-            "external": later.
+            "external" (started by hand: docs/external-servers.md).
     """
 
-    num_servers: int = setting(4, at_least=1, at_most=4_096)
+    num_servers: int = setting(DEFAULT_NUM_SERVERS, at_least=1, at_most=4_096)
     server_port_base: int = setting(50_000, at_least=0, at_most=65_535)
     server_host: str | None = setting(None)
     embedding_dim: int = setting(64, at_least=1, at_most=65_536)
@@ -189,8 +193,8 @@ class PSConfig(ConfigBase):
     tls: str = setting("auto", choices=("auto", "on", "off"))
     tls_cert_file: str | None = setting(None, not_built=_TLS_LATER)
     tls_key_file: str | None = setting(None, not_built=_TLS_LATER)
-    server_addresses: list[str] = setting(factory=list, not_built=_EXTERNAL_LATER)
-    secret_file: str | None = setting(None, not_built=_EXTERNAL_LATER)
+    server_addresses: list[str] = setting(factory=list)
+    secret_file: str | None = setting(None)
     checkpoint_path: str = setting("")
     transport: str = setting("auto", choices=("auto", "tcp", "unix"))
     placement: str = setting("auto", choices=("auto", "local", "executors", "external"))
@@ -208,10 +212,7 @@ class PSConfig(ConfigBase):
         self.optimizer_configs = configs
 
     def check(self) -> None:
-        if self.placement == "external":
-            raise self.problem(
-                "placement", f"'auto', 'local' or 'executors': not built yet ({_EXTERNAL_LATER})"
-            )
+        self._check_external()
         if self.tls == "on":
             raise self.problem("tls", f"'auto' or 'off': not built yet ({_TLS_LATER})")
         if self.server_host == "":
@@ -233,6 +234,20 @@ class PSConfig(ConfigBase):
                     f"without {DEFAULT_TABLE!r}: the embedding_* fields define that table",
                     name,
                 )
+
+    def _check_external(self) -> None:
+        if self.placement != "external":
+            for field_name in ("server_addresses", "secret_file"):
+                if getattr(self, field_name):
+                    raise self.problem(field_name, "nothing, unless placement is 'external'")
+            return
+        count = len(self.server_addresses)
+        if not count:
+            raise self.problem("server_addresses", "'host:port' of every server, by its id")
+        if not self.secret_file:
+            raise self.problem("secret_file", "the path of the secret that the servers share")
+        if self.num_servers not in (count, DEFAULT_NUM_SERVERS):
+            raise self.problem("num_servers", f"{count}, as there are server_addresses")
 
     def check_table_name(self, name: str, field_name: str = "tables") -> None:
         """Refuses what cannot be a table's name.

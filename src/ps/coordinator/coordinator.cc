@@ -75,6 +75,7 @@ Status Coordinator::Impl::Start() {
   net::ListenerOptions listen;
   listen.host = options.bind_host;
   listen.port_base = options.port_base;
+  listen.ports_tried_max = options.ports_tried_max;
   listen.secret = options.secret;
   listen.identity.server_id = wire::kCoordinatorId;
   std::memcpy(&listen.identity.incarnation, nonce.data(), sizeof(listen.identity.incarnation));

@@ -16,7 +16,8 @@ namespace ps::coordinator {
 struct CoordinatorOptions {
   std::string bind_host;
   std::string advertised_host;
-  int port_base = 0;
+  int port_base = 0;            // 0 = ephemeral; taken: the next free one
+  int ports_tried_max = 1'000;  // 1: this one or none
   std::uint32_t server_count = 1;
   std::uint32_t virtual_nodes = 150;
   std::uint32_t partition_count = 4096;

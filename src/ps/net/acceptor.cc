@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "ps/net/fork_guard.h"
 #include "ps/wire/messages.h"
 
 namespace ps::net {
@@ -68,6 +69,7 @@ void Acceptor::AcceptPeers(Door* door) {
   for (int i = 0; i < kAcceptsAtOnce; ++i) {
     Fd fd(accept4(door->socket.native_handle(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd.valid()) {
+      KeepFromForkedChildren(fd.get());
       Greet(std::move(fd), door->is_unix);
       continue;
     }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "ps/net/endpoint.h"
+#include "ps/net/fork_guard.h"
 #include "ps/net/resolve.h"
 
 namespace ps::net {
@@ -41,6 +42,7 @@ int PortOf(int fd) {
 int TryListen(const SocketAddress& address, bool also_v4, Fd* out) {
   Fd fd(socket(address.family(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return errno;
+  KeepFromForkedChildren(fd.get());
   int yes = 1;
   int v6_only = also_v4 ? 0 : 1;
   (void)setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));

@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "ps/net/fork_guard.h"
+
 namespace ps::net {
 namespace {
 
@@ -56,6 +58,7 @@ std::string ErrnoText(int error) {
 Result<Fd> OpenStreamSocket(int family) {
   Fd fd(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return ConnectionError("cannot open a socket: " + ErrnoText(errno));
+  KeepFromForkedChildren(fd.get());
   return fd;
 }
 

@@ -12,7 +12,8 @@
 
 namespace ps::net {
 
-// Owns a file descriptor. Every descriptor of this folder is close-on-exec and non-blocking.
+// Owns a file descriptor. Every descriptor of this folder is close-on-exec and non-blocking, and
+// forked children let go of it (fork_guard.h).
 class Fd {
  public:
   Fd() = default;

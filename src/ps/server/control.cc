@@ -186,7 +186,10 @@ void Control::Describe(const Reply& reply) {
     reply(NotDefined(*core_), "");
     return;
   }
+  const net::Endpoint& coordinator = core_->options.coordinator;
+  std::string address = coordinator.host.empty() ? "" : coordinator.ToString();
   reply(Status::Ok(), "{\"server_id\":" + std::to_string(core_->options.server_id) +
+                          ",\"coordinator\":" + sharding::Dump(address) +
                           ",\"definition\":" + definition->cluster.ToJson() + "}");
 }
 

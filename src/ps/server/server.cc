@@ -142,6 +142,7 @@ Status Server::Impl::Start() {
   net::ListenerOptions listen;
   listen.host = core.options.bind_host;
   listen.port_base = core.options.port_base;
+  listen.ports_tried_max = core.options.ports_tried_max;
   listen.unix_path = UnixPath(core.options, core.incarnation);
   listen.secret = core.options.secret;
   listen.identity = {core.options.server_id, core.incarnation};

@@ -21,6 +21,7 @@ struct ServerOptions {
   std::string bind_host;        // empty: all interfaces
   std::string advertised_host;  // what the coordinator tells clients
   int port_base = 0;            // 0 = ephemeral; taken: the next free one
+  int ports_tried_max = 1'000;  // 1: this one or none
   std::string unix_dir;         // where the socket file goes; empty: none
   int shard_threads = 4;
   std::uint64_t rows_max = 10'000'000;  // all tables together; 0 = unlimited
@@ -39,7 +40,7 @@ struct ServerOptions {
 // coordinator.
 //
 // Requests (wire/frame.h): pulls and pushes as documented in messages.h, and kControl with
-//   {"op":"describe"}                -> {"server_id","definition":{...}}
+//   {"op":"describe"}                -> {"server_id","coordinator":"host:port","definition":{...}}
 //   {"op":"define","definition":{}}  -> {}          newer versions add tables and tensors; checked
 //   wholly first
 //   {"op":"init_tensors","tensors":[{"id","init":"zeros|ones|random|normal","scale"}]} -> {} (fresh
