@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyspark_ps.errors import NotFoundError, StorageError
@@ -71,6 +71,13 @@ class Backend(Protocol):
 
     def delete(self, paths: Iterable[str]) -> None:
         """Files; one that is not there is no error."""
+
+    def drop_unfinished(self, folder: str, is_dead: Callable[[str], bool]) -> None:
+        """Frees what uploads below a folder, begun and never completed, take up unseen.
+
+        Args:
+            is_dead: told the path relative to the folder; True = drop it.
+        """
 
     def remove_empty_folders(self, folder: str) -> None:
         """Folders below and at `folder` that hold no file, where a storage has folders."""
@@ -168,6 +175,9 @@ class LocalBackend:
         for path in paths:
             with contextlib.suppress(NotFoundError), os_errors("delete", path):
                 os.unlink(path)
+
+    def drop_unfinished(self, folder: str, is_dead: Callable[[str], bool]) -> None:
+        """Nothing: unfinished files are seen here."""
 
     def remove_empty_folders(self, folder: str) -> None:
         for here, _, _ in os.walk(folder, topdown=False):
@@ -283,6 +293,9 @@ class ArrowBackend:
         for path in paths:
             with contextlib.suppress(NotFoundError), os_errors("delete", path):
                 self._filesystem.delete_file(path)
+
+    def drop_unfinished(self, folder: str, is_dead: Callable[[str], bool]) -> None:
+        """Nothing: `pyarrow.fs` has no way to ask."""
 
     def remove_empty_folders(self, folder: str) -> None:
         from pyarrow import fs

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyspark_ps.communication import CheckpointInfo
-from pyspark_ps.errors import InvalidArgumentError, NotFoundError, StorageError
+from pyspark_ps.errors import DataCorruptionError, InvalidArgumentError, NotFoundError, StorageError
 from pyspark_ps.storage import layout
 from pyspark_ps.storage.backend import ABSENT
 from pyspark_ps.storage.format import FORMAT_VERSION, KINDS, MANIFEST_NAME, Manifest
@@ -94,6 +94,7 @@ class Save:
         place = self.target.location
         mine = [entry.path for entry in place.entries() if layout.save_id_of(entry.path) == self.id]
         place.delete(mine)
+        place.drop_unfinished(lambda name: layout.save_id_of(name) == self.id)
         _remove_folders(place)
 
 
@@ -158,9 +159,10 @@ class CheckpointManager:
     def list(self, prefix: str) -> Infos:
         """Complete checkpoints at and anywhere below `prefix`, newest first.
 
+        A file manifest.json that is damaged, or no checkpoint's, is left out with a warning.
+
         Raises:
             StorageError: the place cannot be listed.
-            DataCorruptionError: a manifest there is damaged.
         """
         root = self.location(prefix)
         names = [
@@ -170,8 +172,7 @@ class CheckpointManager:
         ]
         places = [root.child(name) if name else root for name in names]
         with ThreadPoolExecutor(_MANIFESTS_AT_ONCE) as pool:
-            manifests = list(pool.map(read_manifest, places))
-        infos = [checkpoint_info(*pair) for pair in zip(places, manifests, strict=True)]
+            infos = [info for info in pool.map(_info_or_none, places) if info is not None]
         return sorted(infos, key=lambda info: (info.timestamp, info.s3_path), reverse=True)
 
     def delete(self, path: str) -> None:
@@ -191,6 +192,7 @@ class CheckpointManager:
         elif not ours:
             raise NotFoundError(f"there is no checkpoint at {place}")
         place.delete(ours)
+        place.drop_unfinished(lambda name: layout.save_id_of(name) is not None)
         _remove_folders(place)
 
     def prune_to(self, prefix: str, keep: int) -> Infos:
@@ -237,6 +239,16 @@ def read_manifest(place: Location, expected_id: str | None = None) -> Manifest:
     return manifest
 
 
+def _info_or_none(place: Location) -> CheckpointInfo | None:
+    try:
+        return checkpoint_info(place, read_manifest(place))
+    except NotFoundError:  # deleted in the meantime
+        return None
+    except DataCorruptionError as error:
+        _logger.warning("left out of the list: %s", error)
+        return None
+
+
 def checkpoint_info(place: Location, manifest: Manifest) -> CheckpointInfo:
     """What users are told of a checkpoint."""
     return CheckpointInfo(
@@ -273,6 +285,7 @@ def _remove_left_overs(
     if dead:
         place.delete(dead)
         _remove_folders(place)
+    place.drop_unfinished(lambda name: layout.save_id_of(name) not in (None, keep))
 
 
 def _remove_folders(place: Location) -> None:

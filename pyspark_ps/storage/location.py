@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -129,6 +129,10 @@ class Location:
             StorageError: one could not be deleted.
         """
         self.backend.delete(_joined(self.path, name) for name in names)
+
+    def drop_unfinished(self, is_dead: Callable[[str], bool]) -> None:
+        """Uploads below that nobody will complete, told by their relative names."""
+        self.backend.drop_unfinished(self.path, is_dead)
 
     def remove_empty_folders(self) -> None:
         """This folder and those below it, as far as they hold no file."""

@@ -20,7 +20,7 @@ from pyspark_ps.storage.location import Location
 ROW_GROUPS_KEY = "pyspark_ps.row_groups"
 """Footer key: JSON list of [end offset, checksum, lowest partition, highest partition]."""
 
-TRAILER_BYTES = 8  # of a Parquet file: length of the footer, magic
+BUFFER_BYTES = 1 << 20  # pyarrow writes two pieces per column; fewer come through Python's lock
 
 
 class ParquetFileWriter:
@@ -42,7 +42,7 @@ class ParquetFileWriter:
         self._groups: list[list[Any]] = []
         self._rows = 0
         self._sink = _ChecksummingSink(location.open_output(record.path))
-        self._file = pa.PythonFile(self._sink, mode="w")
+        self._file = pa.BufferedOutputStream(pa.PythonFile(self._sink, mode="w"), BUFFER_BYTES)
         self._writer = pq.ParquetWriter(
             self._file,
             schema,
@@ -70,6 +70,7 @@ class ParquetFileWriter:
     def write_row_group(self, rows: pa.Table) -> None:
         """One row group; rows are sorted by partition if they have one."""
         self._writer.write_table(rows, row_group_size=rows.num_rows)
+        self._file.flush()
         group: list[Any] = [self._sink.position, self._sink.end_piece()]
         if self._has_partitions:
             column = rows.column("partition")

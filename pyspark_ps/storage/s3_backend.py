@@ -7,6 +7,7 @@ conditionally; pyarrow's own S3 file system, which needs no GIL, reads.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,8 @@ from pyspark_ps.storage.s3_options import PART_BYTES, S3Options
 
 if TYPE_CHECKING:
     from pyspark_ps.utils.config import PSConfig
+
+_logger = logging.getLogger(__name__)
 
 _DELETE_KEYS_MAX = 1000  # of one request, S3's own limit
 _MISSING = ("404", "NoSuchKey", "NotFound")
@@ -148,6 +151,23 @@ class S3Backend:
                     f"cannot delete {self._shown(bucket + '/' + failed.get('Key', ''))}: "
                     f"{failed.get('Code')} {self._clean(failed.get('Message', ''))}"
                 )
+
+    def drop_unfinished(self, folder: str, is_dead: Callable[[str], bool]) -> None:
+        """Aborts multipart uploads; where the store or its rights do not allow that, nothing."""
+        bucket, key = _split(folder)
+        prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
+        try:
+            with self._errors("list uploads of", folder):
+                pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                    Bucket=bucket, Prefix=prefix
+                )
+                for upload in (found for page in pages for found in page.get("Uploads", ())):
+                    if is_dead(upload["Key"].removeprefix(prefix)):
+                        self._client.abort_multipart_upload(
+                            Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+        except (StorageError, NotFoundError) as error:
+            _logger.info("unfinished uploads stay: %s", error)
 
     def remove_empty_folders(self, folder: str) -> None:
         """Nothing: S3 has no folders."""

@@ -297,6 +297,23 @@ def test_a_damaged_or_strange_manifest_is_named(tmp_path: Path) -> None:
         assert str(file) in str(caught.value)
 
 
+def test_a_manifest_that_is_none_of_ours_does_not_hide_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = CheckpointManager()
+    save_checkpoint(manager, f"{tmp_path}/good", count=1)
+    save_checkpoint(manager, f"{tmp_path}/bad", count=1)
+    (tmp_path / "bad" / "manifest.json").write_text("{")
+    (tmp_path / "website").mkdir()
+    (tmp_path / "website" / "manifest.json").write_text('{"name": "app"}')
+    assert [info.s3_path for info in manager.list(str(tmp_path))] == [f"{tmp_path}/good"]
+    assert f"{tmp_path}/bad/manifest.json is no JSON" in caplog.text
+    with pytest.raises(DataCorruptionError, match="bad"):
+        manager.begin(f"{tmp_path}/bad")
+    manager.delete(f"{tmp_path}/bad")
+    assert not (tmp_path / "bad").exists()
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="file"):

@@ -86,6 +86,26 @@ def test_an_aborted_or_failed_upload_leaves_nothing(s3_server: S3Server, place: 
     assert "Uploads" not in s3_server.client().list_multipart_uploads(Bucket=bucket)
 
 
+def test_uploads_of_a_dead_save_are_dropped_and_others_stay(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    client, manager = s3_server.client(), CheckpointManager()
+    names = [
+        f"ck/weights/part-{'0' * 16}-0000-00000.parquet",
+        f"ck/sub/weights/part-{'0' * 16}-0000-00000.parquet",
+        "ck/weights/mine.parquet",
+    ]
+    for name in names:
+        client.create_multipart_upload(Bucket=bucket, Key=name)
+    manager.begin(f"s3://{bucket}/ck").abandon()
+    found = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert {upload["Key"] for upload in found} == set(names[1:])
+    with s3_server.fault("GET", "?uploads", 403, "AccessDenied"):
+        manager.begin(f"s3://{bucket}/ck").abandon()
+
+
 def test_a_manifest_is_put_on_condition_and_a_retry_of_it_counts_once(
     s3_server: S3Server, place: Location
 ) -> None:
