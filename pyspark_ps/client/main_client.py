@@ -367,6 +367,9 @@ class PSMainClient:
         save_model: bool = True,
         save_embeddings: bool = True,
         save_optimizer_states: bool = True,
+        *,
+        trainer: Mapping[str, Any] | None = None,
+        trainer_files: Mapping[str, bytes] | None = None,
     ) -> CheckpointInfo:
         """Saves the cluster while it goes on serving; docs/checkpoints.md says what that promises.
 
@@ -374,6 +377,8 @@ class PSMainClient:
             path: any path or URL: s3://, s3a://, file://, a plain path, what `pyarrow.fs` reaches.
                 A checkpoint that lies there is replaced when the new one is complete.
             save_model, save_embeddings, save_optimizer_states: what is saved.
+            trainer: what else the manifest keeps; JSON can hold it.
+            trainer_files: small files below `trainer/`, by name.
 
         Raises:
             InvalidArgumentError: nothing would be saved, or a wrong path.
@@ -381,7 +386,14 @@ class PSMainClient:
             PSConnectionError: a server that does not answer any more.
         """
         with self._checkpoints() as checkpoints:
-            return checkpoints.save(path, save_model, save_embeddings, save_optimizer_states)
+            return checkpoints.save(
+                path,
+                save_model,
+                save_embeddings,
+                save_optimizer_states,
+                trainer=trainer,
+                trainer_files=trainer_files,
+            )
 
     def load_from_s3(
         self,

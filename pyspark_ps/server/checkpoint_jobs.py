@@ -88,6 +88,8 @@ class CheckpointJobs:
         except PSError as error:
             _logger.warning("checkpoint job %s failed: %s", name, error)
             self._core.fail(name, type(error).__name__, str(error))
+        except OSError as error:
+            self._core.fail(name, "StorageError", str(error))
         except Exception as error:
             _logger.exception("checkpoint job %s failed", name)
             self._core.fail(name, "PSError", f"{type(error).__name__}: {error}")

@@ -1,0 +1,130 @@
+"""Saves and loads that die or fail on the way: what was there before is there afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyspark_ps import PSConfig, PSMainClient
+from pyspark_ps.errors import ClosedError, PSConnectionError, PSTimeoutError, StorageError
+from pyspark_ps.storage import CheckpointManager
+from tests.checkpoint_driver import EXIT_SAVE_FAILED
+
+HERE = Path(__file__).parent
+IDS = np.arange(100)
+LOST = (PSConnectionError, PSTimeoutError, ClosedError)
+
+
+class Faults:
+    """Sets what happens in the servers started meanwhile (faults/sitecustomize.py)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "fault"
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        self.file.write_text(what)
+        try:
+            yield
+        finally:
+            self.file.unlink()
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    found = Faults(tmp_path)
+    path = os.pathsep.join([str(HERE / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("PS_TEST_FAULT", str(found.file))
+    return found
+
+
+def config(servers: int = 1, **fields: Any) -> PSConfig:
+    # A server that is not there any more is given up after timeout_seconds.
+    return PSConfig(
+        num_servers=servers,
+        embedding_dim=4,
+        server_port_base=0,
+        num_worker_threads=1,
+        **{"timeout_seconds": 2.0, **fields},
+    )
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.timeout(600)  # two dozen clusters, on a machine that may be busy
+@pytest.mark.parametrize("who", ["server", "driver"])
+def test_who_dies_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, who: str) -> None:
+    script = HERE / "checkpoint_driver.py"
+
+    def run(at: int) -> tuple[int, Path]:
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        command = [sys.executable, str(script), who, str(folder), f"kill {at}"]
+        done = subprocess.run(command, capture_output=True, timeout=300)
+        assert done.returncode in (0, -9, EXIT_SAVE_FAILED), done.stderr.decode()
+        return done.returncode, folder / "place"
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(run, range(1, 13)))
+    manager = CheckpointManager()
+    died = [place for code, place in ended if code != 0]
+    assert len(died) >= (12 if who == "server" else 10)
+    rows = {place: manager.info(str(place)).embedding_count for _, place in ended}
+    # A server dies before the manifest is written; the driver, also after that.
+    assert {rows[place] for place in died} == ({100} if who == "server" else {100, 150})
+    assert all(rows[place] == 150 for code, place in ended if code == 0)
+    # What was left over goes with the next save, or with the checkpoint.
+    place = died[-1]
+    manager.begin(str(place)).abandon()
+    named = manager.manifest(str(place)).files
+    assert files(place) == sorted(["manifest.json", *(file.path for file in named)])
+    manager.delete(str(died[0]))
+    assert files(died[0]) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_full_disk_fails_the_save_and_nothing_else(tmp_path: Path, faults: Faults) -> None:
+    place = tmp_path / "place"
+    manager = CheckpointManager()
+    with PSMainClient(None, config(2, timeout_seconds=30.0)) as main:
+        worker = main.worker_client()
+        worker.pull_embeddings(IDS)
+        before = main.save_to_s3(str(place))
+        kept = files(place)
+        rows = worker.pull_embeddings(np.arange(130))
+        for at in (1, 2, 4):
+            with faults(f"full {at}"), pytest.raises(StorageError, match="No space left"):
+                main.save_to_s3(str(place))
+            assert manager.info(str(place)).to_dict() == before.to_dict()
+            assert files(place) == kept
+        np.testing.assert_array_equal(worker.pull_embeddings(np.arange(130)), rows)
+        assert main.save_to_s3(str(place)).embedding_count == 130
+
+
+@pytest.mark.timeout(300)
+def test_a_server_killed_while_it_loads_loses_the_cluster_and_no_checkpoint(
+    tmp_path: Path, faults: Faults
+) -> None:
+    place = tmp_path / "place"
+    with PSMainClient(None, config()) as main:
+        main.init_weights({"w": (10,)})
+        main.worker_client().pull_embeddings(IDS)
+        before = main.save_to_s3(str(place))
+    for at in (1, 2, 4):
+        with PSMainClient(None, config(2)) as main, faults(f"kill {at}"), pytest.raises(LOST):
+            main.load_from_s3(str(place))
+    with PSMainClient(None, config(2)) as main:
+        assert main.load_from_s3(str(place)).to_dict() == before.to_dict()
+        assert main.get_cluster_stats()["total_embeddings"] == len(IDS)
