@@ -11,6 +11,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bindings/gil.h"
 #include "bindings/status.h"
 #include "ps/arrow/export.h"
 #include "ps/server/checkpoint_jobs.h"
@@ -82,7 +83,7 @@ class PyLoad {
   void CheckComplete() const { Check(loader_->CheckComplete()); }
   void Commit() {
     Check([&] {
-      nb::gil_scoped_release release;
+      GilRelease release;
       return loader_->Commit();
     }());
   }
@@ -94,7 +95,7 @@ class PyLoad {
     void* stream = PyCapsule_GetPointer(capsule.ptr(), kStreamCapsule);
     if (stream == nullptr) throw nb::python_error();
     return Check([&] {
-      nb::gil_scoped_release release;
+      GilRelease release;
       return call(static_cast<ArrowArrayStream*>(stream));
     }());
   }
@@ -108,7 +109,7 @@ class PyCheckpoints {
   explicit PyCheckpoints(std::shared_ptr<Server> server) : server_(std::move(server)) {}
 
   std::optional<std::tuple<std::string, std::string>> Take(double timeout_seconds) {
-    nb::gil_scoped_release release;
+    GilRelease release;
     auto job = server_->checkpoint_jobs().Take(std::chrono::duration_cast<Duration>(
         std::chrono::duration<double>(std::clamp(timeout_seconds, 0.0, 3'600.0))));
     if (!job.has_value()) return std::nullopt;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "ps/client/client.h"
 
 namespace nb = nanobind;
@@ -62,7 +63,7 @@ TensorArray ShareTensor(std::shared_ptr<const client::TensorValue> value) {
 template <typename Call>
 auto WithoutGil(Call call) {
   auto result = [&] {
-    nb::gil_scoped_release release;
+    GilRelease release;
     return call();
   }();
   return Check(std::move(result));
@@ -77,7 +78,7 @@ class PyClient {
     client_ = WithoutGil([&] { return Client::Connect(std::move(options)); });
   }
   ~PyClient() {
-    nb::gil_scoped_release release;
+    GilRelease release;
     client_.reset();
   }
 
@@ -162,7 +163,7 @@ class PyClient {
             {"retries", stats.retries}};
   }
   void Close() {
-    nb::gil_scoped_release release;
+    GilRelease release;
     client_->Close();
   }
 

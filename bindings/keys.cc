@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "ps/base/hash.h"
 #include "ps/client/key_batch.h"
 
@@ -28,7 +29,7 @@ KeysOut HashStrings(const Array<const Offset, 1>& offsets,
   const auto* bytes = reinterpret_cast<const char*>(data.data());
   bool is_sound = ends[0] >= 0;
   {
-    nb::gil_scoped_release release;
+    GilRelease release;
     for (std::size_t i = 0; is_sound && i < count; ++i) {
       is_sound = ends[i] <= ends[i + 1] && static_cast<std::uint64_t>(ends[i + 1]) <= data.shape(0);
       if (!is_sound) break;
@@ -138,7 +139,7 @@ std::pair<KeysOut, NumpyArray<std::int32_t>> Unique(const KeyArray& keys) {
   std::unique_ptr<std::uint64_t[]> out;
   std::size_t distinct_count = 0;
   {
-    nb::gil_scoped_release release;
+    GilRelease release;
     client::KeyTable table;
     std::vector<Key> distinct;
     table.Reset(count);

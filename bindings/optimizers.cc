@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "ps/optimizers/optimizer.h"
 
 namespace nb = nanobind;
@@ -62,7 +63,7 @@ class PyOptimizer {
       row_of[i] = rows.data() + i * rows.shape(1);
       grad_of[i] = grads.data() + i * dim;
     }
-    nb::gil_scoped_release release;
+    GilRelease release;
     optimizer_->Apply(row_of.data(), grad_of.data(), n, dim, 1.0f);
   }
 

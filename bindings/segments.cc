@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 
 namespace nb = nanobind;
 
@@ -183,7 +184,7 @@ template <typename Row, typename Work>
 void ForEach(const Lookups<Row>& lookups, std::size_t samples, std::size_t width, Work work) {
   std::optional<std::string> fault;
   {
-    nb::gil_scoped_release release;
+    GilRelease release;
     for (const auto& lookup : lookups.items) {
       if (!fault) fault = Fault(lookup, samples, width);
     }

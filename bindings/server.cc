@@ -14,6 +14,7 @@
 #include <string>
 
 #include "bindings/checkpoint.h"
+#include "bindings/gil.h"
 #include "bindings/status.h"
 #include "ps/coordinator/coordinator.h"
 #include "ps/server/server.h"
@@ -142,12 +143,12 @@ class PyServer {
     ServerOptions options = ParseServerOptions(options_json);
     options.secret = Text(secret);
     server_ = Check([&] {
-      nb::gil_scoped_release release;
+      GilRelease release;
       return Server::Start(std::move(options));
     }());
   }
   ~PyServer() {
-    nb::gil_scoped_release release;
+    GilRelease release;
     server_.reset();
   }
 
@@ -161,7 +162,7 @@ class PyServer {
       std::optional<std::string> reason;
       Duration left = deadline - std::chrono::steady_clock::now();
       {
-        nb::gil_scoped_release release;
+        GilRelease release;
         reason = server_->WaitEnded(std::clamp(left, Duration::zero(), kSignalCheckInterval));
       }
       if (reason.has_value() || left <= kSignalCheckInterval) return reason;
@@ -169,11 +170,11 @@ class PyServer {
     }
   }
   void Stop(double grace_seconds) {
-    nb::gil_scoped_release release;
+    GilRelease release;
     server_->Stop(Seconds(grace_seconds));
   }
   std::string Stats() {
-    nb::gil_scoped_release release;
+    GilRelease release;
     return server_->StatsJson();
   }
   nb::object Checkpoints() const { return MakeCheckpoints(server_); }
@@ -188,7 +189,7 @@ class PyCoordinator {
     CoordinatorOptions options = ParseCoordinatorOptions(options_json);
     options.secret = Text(secret);
     coordinator_ = Check([&] {
-      nb::gil_scoped_release release;
+      GilRelease release;
       return Coordinator::Start(std::move(options));
     }());
   }
@@ -203,7 +204,7 @@ class PyCoordinator {
       SteadyTime slice = std::min(deadline, SteadyTime::clock::now() + kSignalCheckInterval);
       Status status;
       {
-        nb::gil_scoped_release release;
+        GilRelease release;
         status = coordinator->WaitRunning(slice);
       }
       if (status.code() != StatusCode::kTimeout || slice == deadline) return Check(status);
@@ -217,7 +218,7 @@ class PyCoordinator {
   void StopServers(double grace_seconds, double timeout_seconds) {
     std::shared_ptr<Coordinator> coordinator = Get();
     Check([&] {
-      nb::gil_scoped_release release;
+      GilRelease release;
       return coordinator->StopServers(grace_seconds,
                                       std::chrono::steady_clock::now() + Seconds(timeout_seconds));
     }());
@@ -232,7 +233,7 @@ class PyCoordinator {
       new std::shared_ptr<Coordinator>(std::move(last));
       return;
     }
-    nb::gil_scoped_release release;
+    GilRelease release;
     last.reset();
   }
 

@@ -80,6 +80,11 @@ Status Barriers::Enter(const std::string& name, const Entry& entry, Waiter waite
   }
   auto member = barrier->members.find(entry.member);
   if (member == barrier->members.end()) {
+    if (barrier->is_full() && !barrier->all_are_there()) {
+      // Perhaps the same task, run again under another id.
+      return ConnectionError(Quoted(name) + ": all places are taken, but the connection of a " +
+                             "member is broken; try again");
+    }
     if (barrier->is_full()) {
       return InvalidArgument(Quoted(name) + ": member '" + entry.member +
                              "' is one too many, all " + std::to_string(barrier->size) +

@@ -55,7 +55,8 @@ class Barriers {
   // The same size again: nothing. InvalidArgument: another size, or a name or size out of bounds.
   Status Create(const std::string& name, std::uint64_t size);
   // Not ok: refused, there will be no answer. NotFound names the barriers that exist;
-  // InvalidArgument: one member too many.
+  // InvalidArgument: one member too many; kConnection (clients try again): a member is in the way
+  // whose connection is broken.
   Status Enter(const std::string& name, const Entry& entry, Waiter waiter, SteadyTime now);
   // Answered when all members are in, when a member has died (also one that died since the last
   // call, once), or at the time-out.
@@ -96,7 +97,7 @@ class Barriers {
 
     bool is_full() const { return members.size() == size; }
     bool all_are_there() const;  // full, and each member has a connection
-    std::string Count() const;  // "3 of 4 members are in"
+    std::string Count() const;   // "3 of 4 members are in"
   };
 
   Result<Barrier*> Find(const std::string& name);

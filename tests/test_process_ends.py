@@ -1,0 +1,222 @@
+"""Processes that end at any moment: clients, drivers, interpreters; and children of both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyspark_ps import PSConfig, PSMainClient, PSWorkerClient
+
+CONFIG = PSConfig(
+    num_servers=2,
+    server_port_base=0,
+    embedding_dim=4,
+    embedding_init="zeros",
+    embedding_optimizer="sgd",
+    optimizer_configs={"sgd": {"learning_rate": 1.0, "momentum": 0.0}},
+    num_worker_threads=1,
+    timeout_seconds=30.0,
+)
+
+
+@pytest.fixture(scope="module")
+def main() -> Iterator[PSMainClient]:
+    with PSMainClient(None, CONFIG) as cluster:
+        yield cluster
+
+
+def plain(main: PSMainClient) -> str:
+    servers = [info.to_dict() for info in main.get_server_info()]
+    return json.dumps({"servers": servers, "config": CONFIG.to_dict()}) + "\n"
+
+
+def run(script: str, line: str = "\n", *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", script, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(line)
+    process.stdin.flush()
+    return process
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def sockets_of(pid: int) -> int:
+    """Open sockets of a process."""
+    count = 0
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:")
+    return count
+
+
+CLIENT = """
+import json, sys, threading
+import numpy as np
+from pyspark_ps import PSConfig, PSWorkerClient
+given = json.loads(sys.stdin.readline())
+worker = PSWorkerClient(given["servers"], PSConfig.from_dict(given["config"]))
+ids = np.arange(int(sys.argv[1]), int(sys.argv[1]) + 2000)
+def work():
+    while True:
+        worker.push_gradients(None, (ids, np.ones((2000, 4))))
+        worker.pull_embeddings(ids)
+threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+for thread in threads:
+    thread.start()
+while worker.get_stats()["batches"] < 6:
+    pass
+print("working", flush=True)
+"""
+
+
+def test_clients_that_are_killed_amid_pushes_leave_nothing_behind(main: PSMainClient) -> None:
+    assert main._running is not None
+    pids = [int(record["pid"]) for record in main._running.cluster.servers()]
+    worker = main.worker_client()
+    worker.pull_embeddings(range(5000))
+    before = [sockets_of(pid) for pid in pids]
+    clients = [run(CLIENT + "threads[0].join()", plain(main), str(10_000 * n)) for n in range(2)]
+    for client in clients:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "working\n"
+        client.kill()
+        client.communicate()
+    for n in range(2):
+        rows = worker.pull_embeddings(range(10_000 * n, 10_000 * n + 2000))
+        # Each server applies its part of a push wholly or not at all, and once.
+        assert (rows == rows[:, :1]).all()
+        assert (rows == np.round(rows)).all()
+        assert len(np.unique(rows)) <= CONFIG.num_servers
+        assert (rows <= -6).all()
+    assert wait_until(lambda: [sockets_of(pid) for pid in pids] == before)
+
+
+@pytest.mark.parametrize(
+    ("what", "ending"),
+    [
+        ("a pull in another thread", ""),
+        ("an exception", "raise SystemExit(0)"),
+        ("threads that wait at a barrier", "barrier"),
+    ],
+)
+def test_an_interpreter_ends_cleanly_amid_calls(main: PSMainClient, what: str, ending: str) -> None:
+    if ending == "barrier":
+        main.create_barrier("never", 2)
+        ending = (
+            "threading.Thread(target=worker.enter_barrier, args=('never',), daemon=True).start()\n"
+            "import time\ntime.sleep(0.3)"
+        )
+    for _ in range(3):
+        client = run(f"{CLIENT}\n{ending}\n", plain(main), "50000")
+        out, err = client.communicate(timeout=60)
+        assert (client.returncode, out, err) == (0, "working\n", ""), what
+
+
+DRIVER = """
+import json, os, sys, threading, time
+from pyspark_ps import PSConfig, PSError, PSMainClient
+main = PSMainClient(None, PSConfig(num_servers=2, server_port_base=0, num_worker_threads=1))
+main.start_servers()
+worker = main.worker_client()
+worker.pull_embeddings([1])
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+    os._exit(0)
+print(json.dumps([child, *(r["pid"] for r in main._running.cluster.servers())]), flush=True)
+"""
+
+
+def test_servers_end_with_their_driver_though_a_child_of_it_lives_on() -> None:
+    driver = run(DRIVER + "time.sleep(600)")
+    assert driver.stdout is not None
+    child, *pids = json.loads(driver.stdout.readline())
+    try:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        assert wait_until(lambda: not any(is_running(pid) for pid in pids), 10)
+        assert is_running(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        driver.communicate()
+
+
+def test_a_driver_ends_cleanly_amid_its_threads_calls() -> None:
+    ending = """
+os.kill(child, 9)
+def work():
+    try:
+        while True:
+            worker.pull_embeddings(range(1000))
+    except PSError:
+        pass
+threading.Thread(target=work, daemon=True).start()
+main.create_barrier("b", 1)
+def wait():
+    try:
+        main.wait_barrier("b")
+    except PSError:
+        pass
+threading.Thread(target=wait, daemon=True).start()
+time.sleep(0.3)
+"""
+    driver = run(DRIVER + ending)
+    out, err = driver.communicate(timeout=60)
+    assert (driver.returncode, err) == (0, "")
+    assert wait_until(lambda: not any(is_running(pid) for pid in json.loads(out)), 10)
+
+
+def push_ones(servers: list[dict[str, Any]], config: dict[str, Any], first: int) -> None:
+    with PSWorkerClient(servers, PSConfig.from_dict(config)) as worker:
+        worker.push_gradients(None, (range(first, first + 100), np.ones((100, 4))))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_of_either_kind_are_clients_of_their_own(main: PSMainClient, method: str) -> None:
+    first = {"fork": 100_000, "spawn": 200_000}[method]
+    worker = main.worker_client()
+    worker.pull_embeddings([1])  # the parent is connected
+    servers = json.loads(plain(main))["servers"]
+    context = multiprocessing.get_context(method)
+    children = [
+        context.Process(target=push_ones, args=(servers, CONFIG.to_dict(), first)) for _ in range(2)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    rows = worker.pull_embeddings(range(first, first + 100))
+    np.testing.assert_array_equal(rows, np.full((100, 4), -2.0))
