@@ -78,7 +78,7 @@ class Work:
         """The batches of all that was written."""
         files = S3ParquetDataLoader().discover_partitions(str(folder))
         units = units_of_work(files, self.batch_size)
-        return [batch for unit in units for batch in unit_batches(unit, self.config(), 0)]
+        return [batch for _, _, batch in unit_batches(units, self.config(), lambda unit: 0)]
 
     def network(self) -> Any:
         """Dense layers of 128, 64 and 1."""

@@ -1,11 +1,12 @@
 """The trainer's own batches: unique keys per table to pull, and each feature's positions in them.
 
-`unit_batches` reads a unit of work, maps ids to keys, shuffles and cuts it into batches.
+`unit_batches` reads units of work, maps ids to keys, shuffles and cuts them into batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,15 @@ from distributed_trainer.columns import (
 )
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.data_loader import FileSystems
+from distributed_trainer.read_ahead import read_ahead
 from distributed_trainer.units import UnitOfWork
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SHUFFLE_WINDOW_BATCHES = 128  # rows are shuffled within this many batches ...
-SHUFFLE_WINDOW_ROWS_MAX = 1 << 20  # ... and at most this many rows, which bounds memory
+SHUFFLE_WINDOW_ROWS = 65_536  # rows are shuffled within windows of about so many, ...
+SHUFFLE_WINDOW_BATCHES_MIN = 16  # ... of larger batches so many batches; this bounds memory
+WINDOWS_AHEAD = 1  # windows read while the batches of another are made
 
 
 @dataclass
@@ -59,20 +62,21 @@ class KeyBatch:
 
 
 def unit_batches(
-    unit: UnitOfWork,
+    units: Iterable[UnitOfWork],
     config: TrainerConfig,
-    seed: int,
+    seed_of: Callable[[UnitOfWork], int],
     *,
     with_targets: bool = True,
     file_systems: FileSystems | None = None,
-) -> Iterator[KeyBatch]:
-    """The batches of one unit of work, in an order that depends on `seed` and the data alone.
+) -> Generator[tuple[UnitOfWork, int, KeyBatch], None, None]:
+    """The batches of units of work: (unit, index of the batch in its unit, batch).
 
-    Rows are shuffled (`config.shuffle_data`) within windows of at most `SHUFFLE_WINDOW_BATCHES`
-    batches, which also bounds memory; only the last batch is short.
+    What a unit yields depends on its seed and its data alone. Rows are shuffled
+    (`config.shuffle_data`) within windows, which are read ahead in a thread of their own; only the
+    last batch of a unit is short.
 
     Args:
-        seed: `DayPass.unit_seed(unit)`.
+        seed_of: `DayPass.unit_seed`.
         with_targets: False leaves target and weight columns unread (predict); every weight is
             then `default_weight`, and rows keep their order.
         file_systems: how the files are reached; None = as `config.ps_config` says.
@@ -85,13 +89,23 @@ def unit_batches(
     plan = _plan_of(config, with_targets)
     make = _KeyBatchMaker(config)
     shuffled = config.shuffle_data and with_targets
-    windows = _windows(unit, plan, config, file_systems or FileSystems(config.ps_config))
-    for number, window in enumerate(windows):
-        order = np.arange(window.num_rows)
-        if shuffled:
-            order = np.random.default_rng((seed, number)).permutation(window.num_rows)
-        for first in range(0, window.num_rows, config.batch_size):
-            yield make(window.take(order[first : first + config.batch_size]))
+    systems = file_systems or FileSystems(config.ps_config)
+    windows = (
+        (unit, number, window)
+        for unit in units
+        for number, window in enumerate(_windows(unit, plan, config.batch_size, systems))
+    )
+    index = 0
+    with contextlib.closing(read_ahead(windows, WINDOWS_AHEAD)) as ahead:
+        for unit, number, window in ahead:
+            index = index if number else 0
+            order = np.arange(window.num_rows)
+            if shuffled:
+                seed = (seed_of(unit), number)
+                order = np.random.default_rng(seed).permutation(window.num_rows)
+            for first in range(0, window.num_rows, config.batch_size):
+                yield unit, index, make(window.take(order[first : first + config.batch_size]))
+                index += 1
 
 
 def _plan_of(config: TrainerConfig, with_targets: bool) -> ColumnPlan:
@@ -104,11 +118,11 @@ def _plan_of(config: TrainerConfig, with_targets: bool) -> ColumnPlan:
 
 
 def _windows(
-    unit: UnitOfWork, plan: ColumnPlan, config: TrainerConfig, file_systems: FileSystems
+    unit: UnitOfWork, plan: ColumnPlan, batch_size: int, file_systems: FileSystems
 ) -> Iterator[Columns]:
     """Consecutive rows of the unit, a whole number of batches each (but the last)."""
-    batches = min(SHUFFLE_WINDOW_BATCHES, SHUFFLE_WINDOW_ROWS_MAX // config.batch_size)
-    window_rows = max(1, batches) * config.batch_size
+    batches = max(SHUFFLE_WINDOW_BATCHES_MIN, SHUFFLE_WINDOW_ROWS // batch_size)
+    window_rows = batches * batch_size
     waiting: list[Columns] = []
     rows = 0
     for part in unit.parts:

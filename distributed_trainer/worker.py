@@ -239,16 +239,18 @@ class WorkerTrainer:
         from distributed_trainer.schedule import rate_scale
 
         first_steps = task.first_steps or (0,) * len(task.units)
-        for unit, first_step in zip(task.units, first_steps, strict=True):
-            stream = task.day.stream(unit)
-            seed = task.day.unit_seed(unit)
-            batches = unit_batches(unit, self.config, seed, file_systems=self._file_systems)
-            for index, batch in enumerate(batches):
+        first_step_of = {u.id: step for u, step in zip(task.units, first_steps, strict=True)}
+        batches = unit_batches(
+            task.units, self.config, task.day.unit_seed, file_systems=self._file_systems
+        )
+        with contextlib.closing(batches):
+            for unit, index, batch in batches:
+                step = first_step_of[unit.id] + index
                 yield NumberedBatch(
                     batch=batch,
-                    stream=stream,
+                    stream=task.day.stream(unit),
                     unit=unit.id,
-                    rate_scale=task.rate_scale * rate_scale(self.config, first_step + index),
+                    rate_scale=task.rate_scale * rate_scale(self.config, step),
                     seed=task.day.batch_seed(unit, index),
                 )
 
@@ -292,10 +294,15 @@ class WorkerTrainer:
         config = replace(self.config, shuffle_data=False)
 
         def batches() -> Iterator[NumberedBatch]:
-            for unit in task.units:
-                for batch in unit_batches(
-                    unit, config, 0, with_targets=with_targets, file_systems=self._file_systems
-                ):
+            found = unit_batches(
+                task.units,
+                config,
+                lambda unit: 0,
+                with_targets=with_targets,
+                file_systems=self._file_systems,
+            )
+            with contextlib.closing(found):
+                for unit, _, batch in found:
                     yield NumberedBatch(batch=batch, stream=unit.id)
 
         with contextlib.closing(read_ahead(batches(), READ_AHEAD_BATCHES)) as ahead:

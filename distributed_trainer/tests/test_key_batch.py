@@ -33,27 +33,34 @@ def unit(write_parquet: Any, tmp_path: Any) -> UnitOfWork:
     return only
 
 
+def _batches(
+    unit: UnitOfWork, config: TrainerConfig, seed: int, with_targets: bool = True
+) -> Iterator[KeyBatch]:
+    found = unit_batches([unit], config, lambda unit: seed, with_targets=with_targets)
+    return (batch for _, _, batch in found)
+
+
 def _order(batches: Iterator[KeyBatch]) -> list[list[float]]:
     return [batch.dense[:, 0].tolist() for batch in batches]
 
 
 def test_every_row_comes_once_and_only_the_last_batch_is_short(unit: UnitOfWork) -> None:
-    order = _order(unit_batches(unit, CONFIG, seed=1))
+    order = _order(_batches(unit, CONFIG, seed=1))
     assert [len(batch) for batch in order] == [10] * 10 + [5]
     assert sorted(row for batch in order for row in batch) == list(range(105))
 
 
 def test_the_order_depends_on_the_seed_alone(unit: UnitOfWork) -> None:
-    first = _order(unit_batches(unit, CONFIG, seed=1))
-    assert first == _order(unit_batches(unit, CONFIG, seed=1))
-    assert first != _order(unit_batches(unit, CONFIG, seed=2))
-    plain = _order(unit_batches(unit, replace(CONFIG, shuffle_data=False), seed=1))
+    first = _order(_batches(unit, CONFIG, seed=1))
+    assert first == _order(_batches(unit, CONFIG, seed=1))
+    assert first != _order(_batches(unit, CONFIG, seed=2))
+    plain = _order(_batches(unit, replace(CONFIG, shuffle_data=False), seed=1))
     assert [row for batch in plain for row in batch] == list(range(105))
 
 
 def test_prediction_keeps_the_order_of_the_files_and_needs_no_targets(unit: UnitOfWork) -> None:
     config = replace(CONFIG, target_config=TargetConfig(["no such column"]))
-    batches = list(unit_batches(unit, config, seed=1, with_targets=False))
+    batches = list(_batches(unit, config, seed=1, with_targets=False))
     assert [row for batch in _order(iter(batches)) for row in batch] == list(range(105))
     assert all(batch.targets is None for batch in batches)
 
@@ -61,16 +68,29 @@ def test_prediction_keeps_the_order_of_the_files_and_needs_no_targets(unit: Unit
 def test_windows_bound_what_is_held_and_do_not_change_the_boundaries(
     unit: UnitOfWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(key_batch, "SHUFFLE_WINDOW_BATCHES", 3)
-    order = _order(unit_batches(unit, CONFIG, seed=1))
+    monkeypatch.setattr(key_batch, "SHUFFLE_WINDOW_ROWS", 30)
+    monkeypatch.setattr(key_batch, "SHUFFLE_WINDOW_BATCHES_MIN", 1)
+    order = _order(_batches(unit, CONFIG, seed=1))
     assert [len(batch) for batch in order] == [10] * 10 + [5]
     for window in range(4):
         rows = sorted(row for batch in order[3 * window : 3 * window + 3] for row in batch)
         assert rows == list(range(30 * window, min(30 * window + 30, 105)))
 
 
+def test_units_follow_each_other_and_each_counts_its_batches_from_0(unit: UnitOfWork) -> None:
+    other = replace(unit, id="other", parts=unit.parts[:2])
+    seeds = {unit.id: 1, "other": 2}
+    found = list(unit_batches([unit, other], CONFIG, lambda unit: seeds[unit.id]))
+    assert [(u.id, index) for u, index, _ in found[:12]] == [
+        *((unit.id, index) for index in range(11)),
+        ("other", 0),
+    ]
+    alone = _order(_batches(other, CONFIG, seed=2))
+    assert _order(batch for u, _, batch in found if u is other) == alone
+
+
 def test_keys_are_unique_and_positions_lead_back_to_each_rows_id(unit: UnitOfWork) -> None:
-    for batch in unit_batches(unit, CONFIG, seed=3):
+    for batch in _batches(unit, CONFIG, seed=3):
         keys = batch.keys["id"]
         assert len(set(keys.tolist())) == len(keys)
         found = keys[batch.positions["id"]]

@@ -75,7 +75,8 @@ def test_a_day_is_found_recursively_and_read(config: TrainerConfig, scheme: str)
         "2024-03-01/part-0.parquet",
     ]
     assert all(part.path.startswith(f"{scheme}://") for unit in units for part in unit.parts)
-    keys = [key for unit in units for b in unit_batches(unit, config, 1) for key in b.keys["id"]]
+    batches = unit_batches(units, config, lambda unit: 1)
+    keys = [key for _, _, batch in batches for key in batch.keys["id"]]
     assert sorted(keys) == list(range(200))
 
 
@@ -122,5 +123,5 @@ def test_a_refused_permission_is_an_error_that_names_the_place(
         with pytest.raises(StorageError, match="clicks"):
             files.units_of("2024-03-01")
         with pytest.raises(StorageError, match=r"part-0\.parquet") as kept:
-            list(unit_batches(unit, config, 1))
+            list(unit_batches([unit], config, lambda unit: 1))
     assert SECRET_KEY not in str(kept.value)
