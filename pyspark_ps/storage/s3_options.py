@@ -186,7 +186,8 @@ def _from_hadoop(bucket: str, settings: Mapping[str, str]) -> dict[str, Any]:
     aws = _AWS_ENDPOINT.fullmatch(endpoint or "")
     if aws:
         endpoint = None  # boto3 and pyarrow know where AWS is, by region
-    path_style = value("path.style.access")
+    # "false" is Hadoop's default, which Spark hands over as well: it says nothing.
+    path_style = (value("path.style.access") or "").lower() == "true"
     provider = value("aws.credentials.provider") or ""
     return _given(
         {
@@ -195,7 +196,7 @@ def _from_hadoop(bucket: str, settings: Mapping[str, str]) -> dict[str, Any]:
             "access_key": value("access.key"),
             "secret_key": value("secret.key"),
             "session_token": value("session.token"),
-            "path_style": None if path_style is None else path_style.lower() == "true",
+            "path_style": True if path_style else None,
             "anonymous": True if "AnonymousAWSCredentialsProvider" in provider else None,
         }
     )

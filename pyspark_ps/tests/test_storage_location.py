@@ -92,6 +92,19 @@ def test_aws_itself_needs_no_endpoint() -> None:
     assert options()("b").region == "us-east-1"
 
 
+def test_defaults_that_hadoop_hands_over_change_nothing() -> None:
+    defaults = {
+        "fs.s3a.endpoint": "s3.amazonaws.com",
+        "fs.s3a.path.style.access": "false",
+        "fs.s3a.connection.ssl.enabled": "true",
+        "fs.s3a.aws.credentials.provider": "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider",
+    }
+    config = PSConfig(s3_endpoint_url="http://minio:9000")
+    found = options()("b", config, defaults)
+    assert found == options()("b", config)
+    assert found.uses_path_style
+
+
 def test_anonymous_access_is_taken_over_from_spark() -> None:
     provider = "org.apache.hadoop.fs.s3a.AnonymousAWSCredentialsProvider"
     found = options(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")(
