@@ -2,7 +2,8 @@
 // (Adagrad applied), and of 16 keys, in turn with a bare loop that moves the same bytes over the
 // same kind of socket. Prints ratios; the bars are in the benchmarks' document.
 //
-//   ps_client_bench [rounds] [shard threads]
+//   ps_client_bench [rounds] [shard threads] [unix,tcp]
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -55,6 +56,16 @@ double Median(std::vector<double> values) {
   auto middle = values.begin() + static_cast<long>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+void Pin(int cpu) {
+  const char* env = std::getenv("PS_PIN");
+  if (env == nullptr) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  if (cpu == 1 && env[0] == '2') CPU_SET(0, &set);
+  sched_setaffinity(0, sizeof(set), &set);
 }
 
 template <typename Work>
@@ -265,10 +276,12 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
   if (pipe(announced) != 0 || pipe(end) != 0) Die("pipe");
   pid_t bare_server = Fork([&] {
     close(end[1]);
+    Pin(1);
     ServeBare(listening.get(), over_unix);
   });
   pid_t our_server = Fork([&] {
     close(end[1]);
+    Pin(1);
     Serve(folder, shard_threads, announced[1], end[0]);
   });
   Announcement announcement;
@@ -286,6 +299,7 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
     BareClient bare(address);
     OurClient ours(std::move(client).value());
     const char* kind = over_unix ? "unix" : "tcp";
+    const char* only = std::getenv("PS_BENCH_ONLY");
     auto bare_pull = [&] { bare.Run(kKeyBytes, kRowBytes); };
     auto bare_push = [&] {
       bare.Run(kKeyBytes + kRowBytes, 0);
@@ -302,6 +316,7 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
               "for the reader"},
              {"pull 16 keys against a 64-byte ping", [&] { bare.Run(0, kPingBytes); },
               [&] { ours.Pull(ours.keys(), 16); }, kPings, 0, "floor 3, aim 1.5"}}) {
+      if (only != nullptr && std::strstr(row.name, only) == nullptr) continue;
       Measure(kind, row, rounds);
     }
     MeasureCpu(kind, "pulled", our_server, [&] { ours.Pull(ours.keys(), kKeys); });
@@ -322,11 +337,13 @@ int main(int argc, char** argv) {
   int shard_threads = argc > 2 ? std::max(1, std::atoi(argv[2])) : 2;
   utsname machine{};
   uname(&machine);
+  Pin(0);
   std::printf(
       "client_bench: %s %s, %ld cores, %d shard threads, %d rounds; medians, ratios are medians of "
       "pairs\n",
       machine.machine, machine.release, sysconf(_SC_NPROCESSORS_ONLN), shard_threads, rounds);
-  Bench(true, rounds, shard_threads);
-  Bench(false, rounds, shard_threads);
+  std::string kinds = argc > 3 ? argv[3] : "unix,tcp";
+  if (kinds.find("unix") != std::string::npos) Bench(true, rounds, shard_threads);
+  if (kinds.find("tcp") != std::string::npos) Bench(false, rounds, shard_threads);
   return 0;
 }

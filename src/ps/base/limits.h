@@ -24,10 +24,20 @@ inline constexpr std::size_t kFramePayloadBytesMax = 256u << 20;
 // Before a connection has proved that it knows the secret.
 inline constexpr std::size_t kHandshakePayloadBytesMax = 4'096;
 inline constexpr std::size_t kControlPayloadBytesMax = 64u << 20;
+// Arrays and objects inside each other in a control message.
+inline constexpr std::size_t kJsonDepthMax = 64;
 inline constexpr std::size_t kSectionsPerFrameMax = 65'536;
 
 inline constexpr std::size_t kConnectionsPerServerMax = 4'096;
 inline constexpr int kHandshakeTimeoutMs = 10'000;
+// Requests of one connection without an answer; the connection is not read on beyond.
+inline constexpr std::int64_t kRequestsPerConnectionMax = 1'024;
+// Requests being assembled or served, over all connections; more are told "busy".
+inline constexpr std::uint64_t kRequestsPerServerMax = 65'536;
+// Replies that wait for one connection's socket; the connection is not read on beyond.
+inline constexpr std::size_t kUnsentBytesPerConnectionMax = 512u << 20;
+// A peer that is amid a request, or takes no replies, and moves no byte for so long is closed.
+inline constexpr int kStallTimeoutMs = 30'000;
 
 // Push ledger: sequences of one stream that may be in flight at once, and streams a server
 // remembers.

@@ -31,6 +31,7 @@ struct Progress {
   std::optional<SteadyTime> refused_since;
   int attempts = 0;
   int damaged = 0;
+  bool gave_up = false;  // `result` might have been better after another attempt
 
   bool is_over() const { return result.has_value(); }
 };
@@ -146,16 +147,17 @@ bool Pause(milliseconds pause, const CallOptions& options) {
   return true;
 }
 
+// Of several failures a final one gives the class: what the others might have become does not help.
 Status Combine(std::span<const Progress> all) {
-  std::optional<StatusCode> code;
+  const Progress* worst = nullptr;
   std::string message;
   for (const Progress& progress : all) {
     if (progress.result->ok()) continue;
-    if (!code) code = progress.result->code();
+    if (worst == nullptr || (worst->gave_up && !progress.gave_up)) worst = &progress;
     message += message.empty() ? "" : "; ";
     message += progress.task->peer.Named(progress.result->message());
   }
-  return code ? Status(*code, std::move(message)) : Status::Ok();
+  return worst == nullptr ? Status::Ok() : Status(worst->result->code(), std::move(message));
 }
 
 }  // namespace
@@ -179,6 +181,7 @@ Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link,
   connect.transport = options.client->transport;
   if (peer.is_coordinator) connect.transport = net::Transport::kTcp;
   connect.secret = options.client->secret;
+  connect.is_interrupted = options.client->is_interrupted;
   // Any incarnation is let in here, so that the wrong one can be told from a connection that
   // failed.
   connect.expected = {peer.is_coordinator ? wire::kCoordinatorId : peer.address->server_id, 0};
@@ -217,7 +220,9 @@ Status RunTasks(std::span<Task> tasks, const CallOptions& options, ClientStats* 
                     !Pause(pause, options);
     if (must_end) {
       for (Progress& progress : all) {
-        if (!progress.is_over()) progress.result = WithAttempts(progress, progress.last);
+        if (progress.is_over()) continue;
+        progress.result = WithAttempts(progress, progress.last);
+        progress.gave_up = true;
       }
       break;
     }

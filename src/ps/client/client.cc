@@ -18,6 +18,7 @@
 #include "ps/client/request.h"
 #include "ps/client/tensor_cache.h"
 #include "ps/client/tensor_pull.h"
+#include "ps/sharding/json_fields.h"
 #include "ps/wire/handshake.h"
 
 namespace ps::client {
@@ -201,7 +202,7 @@ Result<std::string> Client::Impl::ControlOne(Call& call, const Task& task) {
 
 FrameLimits Client::Impl::frame_limits() const {
   return {std::max<std::size_t>(options.batch_size, 1),
-          std::min(options.message_bytes_max, limits::kFramePayloadBytesMax)};
+          std::min(options.message_bytes_max, kFrameBytesAimed)};
 }
 
 KeyBatch* Client::Impl::Batch(Channel& channel, std::size_t i) {
@@ -233,11 +234,9 @@ void FinishAll(std::vector<RequestBuilder>& builders) {
 }
 
 Result<DefinitionPtr> ParseDescription(const std::string& reply, std::size_t server_count) {
-  auto json = nlohmann::json::parse(reply, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("definition")) {
-    return DataCorruption("a server's description of the cluster is no such thing");
-  }
-  PS_ASSIGN_OR_RETURN(Definition definition, Definition::FromJson(json["definition"].dump()));
+  PS_ASSIGN_OR_RETURN(sharding::Json json, sharding::ParseObject(reply));
+  PS_ASSIGN_OR_RETURN(const sharding::Json* described, sharding::GetObject(json, "definition"));
+  PS_ASSIGN_OR_RETURN(Definition definition, Definition::FromJson(sharding::Dump(*described)));
   if (definition.map.server_count != server_count) {
     return InvalidArgument("the cluster has " + std::to_string(definition.map.server_count) +
                            " servers, but " + std::to_string(server_count) +
@@ -370,8 +369,15 @@ Status Client::Impl::CheckPush(const Definition& definition, std::span<const Row
     return InvalidArgument("rate_scale = " + std::to_string(push.rate_scale) +
                            ": allowed is a finite number >= 0");
   }
+  std::vector<bool> named(definition.tables.size());
   for (const RowsPush& row : rows) {
     const auto& table = definition.tables[row.table];
+    if (named[row.table]) {
+      return InvalidArgument("table '" + table.name +
+                             "' is named twice in one push; join its keys and gradients (repeated "
+                             "keys are summed), nothing was sent");
+    }
+    named[row.table] = true;
     PS_RETURN_IF_ERROR(CheckKeyCount(table, row.keys.size()));
     auto bad = FindNonFinite({row.grads, row.keys.size() * table.dim});
     if (!bad) continue;

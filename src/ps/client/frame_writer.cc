@@ -135,8 +135,7 @@ void FrameWriter::SealFrame() {
   for (const auto& part : parts) raw_bytes += part.size();
   header.raw_bytes = static_cast<std::uint32_t>(raw_bytes);
 
-  if (compression_ != wire::Compression::kNone && raw_bytes >= wire::kCompressBytesMin &&
-      wire::TryCompress(compression_, parts, &buffers_->compressed)) {
+  if (buffers_->compressor.TryCompress(compression_, parts, &buffers_->compressed)) {
     header.flags |= wire::CompressionFlag(compression_);
     parts = {{}, buffers_->compressed};
     first = first.subspan(0, wire::kFrameHeaderBytes);

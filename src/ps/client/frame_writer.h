@@ -17,6 +17,7 @@ struct WriteBuffers {
   std::vector<std::byte> heads;
   std::vector<float> rows;  // gradients gathered for one frame
   std::vector<std::byte> compressed;
+  wire::PayingCompressor compressor;
   std::vector<std::span<const std::byte>> parts;
 };
 

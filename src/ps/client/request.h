@@ -48,6 +48,10 @@ struct ServerRequest {
   std::span<const Section> frame(std::size_t k) const;
 };
 
+// Frames are cut at about this size although they may be larger: a server works on one frame while
+// the next is on the wire, in memory that is still in a core's cache.
+inline constexpr std::size_t kFrameBytesAimed = 262'144;
+
 // Bounds of one frame. A single key, or a chunk, may be larger than bytes_max: it travels alone.
 struct FrameLimits {
   std::size_t keys_max = 10'000;

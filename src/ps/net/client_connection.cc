@@ -48,19 +48,23 @@ bool SocketFileExists(const std::string& path) {
   return !path.empty() && stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
 }
 
-Status ConnectUntil(int fd, const SocketAddress& address, SteadyTime deadline) {
+Status ConnectUntil(int fd, const SocketAddress& address, SteadyTime deadline,
+                    const IsInterrupted& is_interrupted) {
   while (connect(fd, address.get(), address.bytes) != 0) {
     if (errno == EINTR || errno == EALREADY) continue;
     if (errno == EAGAIN) {
       if (std::chrono::steady_clock::now() + kQueueFullPause >= deadline) {
         return TimeoutError("timed out while waiting for a place in the listener's queue");
       }
+      if (is_interrupted && is_interrupted()) {
+        return Status(StatusCode::kClosed, "interrupted while connecting");
+      }
       std::this_thread::sleep_for(kQueueFullPause);
       continue;
     }
     if (errno == EISCONN) return Status::Ok();
     if (errno != EINPROGRESS) return ConnectionError("cannot connect: " + ErrnoText(errno));
-    PS_RETURN_IF_ERROR(WaitUntilReady(fd, POLLOUT, deadline, "connecting"));
+    PS_RETURN_IF_ERROR(WaitUntilReady(fd, POLLOUT, deadline, "connecting", is_interrupted));
     int error = 0;
     socklen_t bytes = sizeof(error);
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &bytes);
@@ -76,21 +80,23 @@ SteadyTime ShareOf(SteadyTime deadline, std::size_t shares) {
   return now + (deadline - now) / static_cast<std::int64_t>(shares);
 }
 
-Result<Fd> ConnectSocket(const SocketAddress& address, SteadyTime deadline) {
+Result<Fd> ConnectSocket(const SocketAddress& address, SteadyTime deadline,
+                         const IsInterrupted& is_interrupted) {
   PS_ASSIGN_OR_RETURN(Fd fd, OpenStreamSocket(address.family()));
   TuneStreamSocket(fd.get(), address.family() == AF_UNIX);
-  PS_RETURN_IF_ERROR(ConnectUntil(fd.get(), address, deadline));
+  PS_RETURN_IF_ERROR(ConnectUntil(fd.get(), address, deadline, is_interrupted));
   return fd;
 }
 
 // The addresses of a host in turn; each gets an equal share of the time left, so that one that
 // swallows packets does not hide the next.
-Result<Fd> ConnectTcp(const Endpoint& endpoint, SteadyTime deadline) {
-  PS_ASSIGN_OR_RETURN(auto addresses, Resolve(endpoint.host, endpoint.port, deadline));
+Result<Fd> ConnectTcp(const Endpoint& endpoint, SteadyTime deadline,
+                      const IsInterrupted& is_interrupted) {
+  PS_ASSIGN_OR_RETURN(auto addresses, Resolve(endpoint.host, endpoint.port, deadline, is_interrupted));
   Status last = Status::Ok();
   for (std::size_t i = 0; i < addresses.size(); ++i) {
-    auto fd = ConnectSocket(addresses[i], ShareOf(deadline, addresses.size() - i));
-    if (fd.ok()) return fd;
+    auto fd = ConnectSocket(addresses[i], ShareOf(deadline, addresses.size() - i), is_interrupted);
+    if (fd.ok() || fd.status().code() == StatusCode::kClosed) return fd;
     last = fd.status();
   }
   return last;
@@ -106,6 +112,7 @@ struct ClientConnection::Impl {
   std::string name;  // for messages: "server 3 at host:port"
   std::size_t payload_bytes_max = 0;
   wire::Compression compression = wire::Compression::kNone;
+  IsInterrupted is_interrupted;
   std::uint64_t last_request_id = 0;
   std::uint64_t bytes_sent = 0;
   std::uint64_t bytes_received = 0;
@@ -143,7 +150,8 @@ Status ClientConnection::Impl::FillAhead(std::size_t bytes_min, SteadyTime deadl
     auto got = ReadSomeFrom(fd.get(), std::span(ahead).subspan(ahead_end));
     if (!got.ok()) return got.status();
     if (*got == 0) {
-      PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLIN, deadline, "waiting for a reply"));
+      PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLIN, deadline, "waiting for a reply",
+                                         is_interrupted));
     }
     ahead_end += *got;
     bytes_received += *got;
@@ -167,7 +175,7 @@ Status ClientConnection::Impl::WriteAll(SteadyTime deadline) {
     left.front().iov_base = static_cast<std::byte*>(left.front().iov_base) + bytes;
     left.front().iov_len -= bytes;
     // Also when bytes were moved: a peer that takes them slowly must not outlast the deadline.
-    PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLOUT, deadline, "sending"));
+    PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLOUT, deadline, "sending", is_interrupted));
   }
   return Status::Ok();
 }
@@ -185,7 +193,8 @@ Status ClientConnection::Impl::ReadAll(std::span<std::byte> out, SteadyTime dead
     out = out.subspan(*got);
     bool time_is_up = *got > 0 && std::chrono::steady_clock::now() >= deadline;
     if (!out.empty() && (*got == 0 || time_is_up)) {
-      PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLIN, deadline, "reading a reply"));
+      PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLIN, deadline, "reading a reply",
+                                         is_interrupted));
     }
   }
   return Status::Ok();
@@ -294,14 +303,15 @@ Result<std::unique_ptr<ClientConnection>> ClientConnection::ConnectOver(
   impl->name = PeerName(options, over_unix);
   impl->endpoint = options.endpoint;
   impl->over_unix = over_unix;
+  impl->is_interrupted = options.is_interrupted;
   // Until the peer has proved who it is.
   impl->payload_bytes_max = limits::kHandshakePayloadBytesMax;
   Result<Fd> fd = Status(StatusCode::kInternal, "not connected");
   if (over_unix) {
     auto address = UnixAddress(options.endpoint.unix_path);
-    fd = address.ok() ? ConnectSocket(*address, deadline) : Result<Fd>(address.status());
+    fd = address.ok() ? ConnectSocket(*address, deadline, options.is_interrupted) : Result<Fd>(address.status());
   } else {
-    fd = ConnectTcp(options.endpoint, deadline);
+    fd = ConnectTcp(options.endpoint, deadline, options.is_interrupted);
   }
   if (!fd.ok()) return Named(fd.status(), impl->name);
   impl->fd = std::move(fd).value();
@@ -326,7 +336,8 @@ Result<std::unique_ptr<ClientConnection>> ClientConnection::Connect(const Connec
       (!has_tcp || SocketFileExists(options.endpoint.unix_path))) {
     // A path may exist on this host by accident, or its server may hang: TCP keeps half the time.
     auto connection = ConnectOver(options, true, has_tcp ? ShareOf(deadline, 2) : deadline);
-    if (connection.ok() || !has_tcp) return connection;
+    bool is_interrupted = connection.status().code() == StatusCode::kClosed;
+    if (connection.ok() || !has_tcp || is_interrupted) return connection;
   }
   return ConnectOver(options, false, deadline);
 }

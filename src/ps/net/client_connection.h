@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,6 +27,8 @@ struct ConnectOptions {
   std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
   // Of what SendFrame sends over TCP, where a sample shrinks; never on Unix sockets.
   wire::Compression compression = wire::Compression::kNone;
+  // Asked a few times a second by whatever waits; true: kClosed. May be empty.
+  std::function<bool()> is_interrupted;
 };
 
 // One authenticated connection, used by the thread that calls: no thread of its own, no hand-off.
@@ -33,7 +36,8 @@ struct ConnectOptions {
 // Not thread-safe. After any error the connection is broken and must be dropped.
 class ClientConnection {
  public:
-  // Connects and shakes hands. kConnection, kAuthentication, kTimeout; messages name the endpoint.
+  // Connects and shakes hands. kConnection, kAuthentication, kTimeout, kClosed when interrupted;
+  // messages name the endpoint.
   static Result<std::unique_ptr<ClientConnection>> Connect(const ConnectOptions& options,
                                                            SteadyTime deadline);
   ~ClientConnection();  // closes

@@ -10,6 +10,7 @@
 #include "ps/net/listener_core.h"
 #include "ps/net/listening_socket.h"
 #include "ps/net/server_connection.h"
+#include "ps/net/stall_clock.h"
 
 namespace ps::net {
 namespace {
@@ -40,7 +41,11 @@ class ListenerImpl final : public Listener {
         acceptor_(std::make_shared<Acceptor>(core, contexts_)),
         port_(port),
         unix_path_(unix_socket.path()),
-        unix_socket_(std::move(unix_socket)) {}
+        unix_socket_(std::move(unix_socket)) {
+    for (asio::io_context* context : contexts_) {
+      stall_clocks_.push_back(std::make_shared<StallClock>(core, *context));
+    }
+  }
 
   ~ListenerImpl() override;
   void Start(Fd tcp);
@@ -55,6 +60,7 @@ class ListenerImpl final : public Listener {
   const std::shared_ptr<ListenerCore> core_;
   const std::vector<asio::io_context*> contexts_;
   std::shared_ptr<Acceptor> acceptor_;
+  std::vector<std::shared_ptr<StallClock>> stall_clocks_;  // one for each context
   const int port_;
   const std::string unix_path_;
   std::mutex stop_mutex_;
@@ -67,6 +73,11 @@ void ListenerImpl::Start(Fd tcp) {
   asio::post(*contexts_.front(), [acceptor = acceptor_, core = core_] {
     if (!core->stopped()) acceptor->Start();
   });
+  for (std::size_t i = 0; i < contexts_.size(); ++i) {
+    asio::post(*contexts_[i], [clock = stall_clocks_[i], core = core_] {
+      if (!core->stopped()) clock->Start();
+    });
+  }
 }
 
 ListenerStats ListenerImpl::Stats() const {
@@ -75,6 +86,7 @@ ListenerStats ListenerImpl::Stats() const {
   stats.connections_total = core_->connections_total;
   stats.authentication_failures_total = core_->authentication_failures_total;
   stats.bad_frames_total = core_->bad_frames_total;
+  stats.stalled_total = core_->stalled_total;
   stats.bytes_received_total = core_->bytes_received_total;
   stats.bytes_sent_total = core_->bytes_sent_total;
   return stats;
@@ -86,6 +98,9 @@ void ListenerImpl::Stop() {
   unix_socket_.RemoveFile();
   auto open = core_->Stop();
   asio::post(*contexts_.front(), [acceptor = acceptor_] { acceptor->Stop(); });
+  for (std::size_t i = 0; i < contexts_.size(); ++i) {
+    asio::post(*contexts_[i], [clock = stall_clocks_[i]] { clock->Stop(); });
+  }
   for (auto& connection : open) connection->Close();
 }
 
@@ -125,8 +140,12 @@ Status CheckOptions(const ListenerOptions& options,
                            " is above the limit of " +
                            std::to_string(limits::kFramePayloadBytesMax));
   }
-  if (options.handshakes_max < 1 || options.handshake_timeout_ms < 1) {
-    return InvalidArgument("handshakes_max and handshake_timeout_ms must be at least 1");
+  if (options.handshakes_max < 1 || options.handshake_timeout_ms < 1 ||
+      options.unanswered_max < 1 || options.stall_timeout_ms < Connection::kStallChecks) {
+    return InvalidArgument(
+        "handshakes_max, handshake_timeout_ms and unanswered_max must be at least 1, "
+        "stall_timeout_ms at least " +
+        std::to_string(Connection::kStallChecks));
   }
   return Status::Ok();
 }

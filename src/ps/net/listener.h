@@ -45,10 +45,13 @@ struct Frame {
 class ServerConnection : public std::enable_shared_from_this<ServerConnection> {
  public:
   virtual ~ServerConnection() = default;
-  // Queues a frame; thread-safe (hops to the connection's thread when called from another). Dropped
-  // when the connection has closed. Payload sizes and checksum are filled in here; compressed when
-  // `compression` pays and the peer is not on a Unix socket.
-  virtual void Send(wire::FrameHeader header, Buffer payload) = 0;
+  // Sends a frame, as far as the socket takes it, from the calling thread, and queues the rest;
+  // thread-safe. Dropped when the connection has closed. Payload sizes and checksum are filled in
+  // here; compressed when `compression` pays and the peer is not on a Unix socket. `until_sent`:
+  // let go when the last byte has been written or the connection has closed. A message is answered
+  // by exactly one frame without kMore.
+  virtual void Send(wire::FrameHeader header, Buffer payload, std::shared_ptr<void> until_sent) = 0;
+  void Send(wire::FrameHeader header, Buffer payload) { Send(header, std::move(payload), nullptr); }
   virtual void SendError(std::uint64_t request_id, const Status& status) = 0;
   virtual void Close() = 0;  // thread-safe
   virtual asio::io_context& context() = 0;
@@ -77,8 +80,12 @@ struct ListenerOptions {
   wire::Identity identity;
   std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
   std::size_t connections_max = limits::kConnectionsPerServerMax;
-  std::size_t unsent_bytes_max = 512u
-                                 << 20;  // replies waiting on one connection; beyond: not read on
+  // Replies waiting on one connection; beyond: not read on.
+  std::size_t unsent_bytes_max = limits::kUnsentBytesPerConnectionMax;
+  // Requests of one connection without an answer; beyond: not read on.
+  std::int64_t unanswered_max = limits::kRequestsPerConnectionMax;
+  // A peer that is amid a request, or takes no replies, and moves no byte for so long is closed.
+  int stall_timeout_ms = limits::kStallTimeoutMs;
   int handshake_timeout_ms = limits::kHandshakeTimeoutMs;
   // Connections that have not proved the secret yet. Beyond it the oldest of them is closed, so
   // that strangers neither take the places of authenticated ones nor shut the door.
@@ -91,6 +98,7 @@ struct ListenerStats {
   std::uint64_t connections_total = 0;
   std::uint64_t authentication_failures_total = 0;  // did not get through the handshake
   std::uint64_t bad_frames_total = 0;
+  std::uint64_t stalled_total = 0;  // closed by stall_timeout_ms
   std::uint64_t bytes_received_total = 0;
   std::uint64_t bytes_sent_total = 0;
 };

@@ -33,13 +33,20 @@ std::size_t ListenerCore::connections_open() const {
   return connections_.size();
 }
 
-std::vector<std::shared_ptr<Connection>> ListenerCore::Stop() {
+std::vector<std::shared_ptr<Connection>> ListenerCore::Open() const {
   std::lock_guard lock(mutex_);
-  stopped_.store(true, std::memory_order_release);
   std::vector<std::shared_ptr<Connection>> open;
   open.reserve(connections_.size());
   for (auto& [id, connection] : connections_) open.push_back(connection);
   return open;
+}
+
+std::vector<std::shared_ptr<Connection>> ListenerCore::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_.store(true, std::memory_order_release);
+  }
+  return Open();
 }
 
 }  // namespace ps::net

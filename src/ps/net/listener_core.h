@@ -26,6 +26,7 @@ class ListenerCore {
   std::atomic<std::uint64_t> connections_total{0};
   std::atomic<std::uint64_t> authentication_failures_total{0};
   std::atomic<std::uint64_t> bad_frames_total{0};
+  std::atomic<std::uint64_t> stalled_total{0};
   alignas(64) std::atomic<std::uint64_t> bytes_received_total{0};
   alignas(64) std::atomic<std::uint64_t> bytes_sent_total{0};
 
@@ -33,6 +34,7 @@ class ListenerCore {
   Status Register(std::uint64_t id, const std::shared_ptr<Connection>& connection);
   void Forget(std::uint64_t id);
   std::size_t connections_open() const;
+  std::vector<std::shared_ptr<Connection>> Open() const;
 
   // From now on nothing registers. Returns those that are open.
   std::vector<std::shared_ptr<Connection>> Stop();

@@ -4,7 +4,9 @@
 #include <netinet/in.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <memory>
@@ -17,6 +19,9 @@ namespace {
 
 constexpr int kLookupsMax = 64;
 std::atomic<int> lookups_running{0};
+
+// How often a waiting thread asks whether it is interrupted.
+constexpr SteadyTime::duration kInterruptInterval = std::chrono::milliseconds(100);
 
 struct Answer {
   int error = 0;
@@ -77,14 +82,22 @@ Status StartLookup(const std::shared_ptr<Lookup>& lookup, const std::string& hos
 
 }  // namespace
 
-Result<std::vector<SocketAddress>> Resolve(const std::string& host, int port, SteadyTime deadline) {
+Result<std::vector<SocketAddress>> Resolve(const std::string& host, int port, SteadyTime deadline,
+                                           const IsInterrupted& is_interrupted) {
   Answer answer = LookUp(host, port, AI_NUMERICHOST);
   if (answer.error == EAI_NONAME) {
     auto lookup = std::make_shared<Lookup>();
     PS_RETURN_IF_ERROR(StartLookup(lookup, host, port));
     std::unique_lock lock(lookup->mutex);
-    if (!lookup->done_changed.wait_until(lock, deadline, [&] { return lookup->done; })) {
-      return TimeoutError("timed out while looking up host '" + host + "'");
+    while (!lookup->done) {
+      SteadyTime now = std::chrono::steady_clock::now();
+      if (now >= deadline) {
+        return TimeoutError("timed out while looking up host '" + host + "'");
+      }
+      if (is_interrupted && is_interrupted()) {
+        return Status(StatusCode::kClosed, "interrupted while looking up host '" + host + "'");
+      }
+      lookup->done_changed.wait_until(lock, std::min(deadline, now + kInterruptInterval));
     }
     answer = std::move(lookup->answer);
   }

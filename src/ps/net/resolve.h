@@ -7,6 +7,7 @@
 
 #include "ps/base/clock.h"
 #include "ps/base/status.h"
+#include "ps/net/socket.h"
 
 namespace ps::net {
 
@@ -22,8 +23,9 @@ struct SocketAddress {
 // in digits are read at once. Names are looked up on a thread of their own, because the system's
 // resolver knows no deadline: at the deadline the call returns and leaves that thread to end by
 // itself (at most 64 such threads, then ResourceExhausted). ConnectionError when the name has no
-// address.
-Result<std::vector<SocketAddress>> Resolve(const std::string& host, int port, SteadyTime deadline);
+// address; kClosed when interrupted.
+Result<std::vector<SocketAddress>> Resolve(const std::string& host, int port, SteadyTime deadline,
+                                           const IsInterrupted& is_interrupted = {});
 
 // Address of a socket file. InvalidArgument when the path is empty or longer than 107 bytes.
 Result<SocketAddress> UnixAddress(const std::string& path);

@@ -17,7 +17,7 @@ namespace {
 constexpr std::size_t kReadAheadBytes = 16'384;
 constexpr std::size_t kFirstAllocationBytes = 1 << 20;
 // Replies that may wait for the next frames of the same read.
-constexpr std::size_t kGatheredBytesMax = 262'144;
+constexpr std::size_t kGatheredBytesMax = 65'536;
 // Longer payloads are hashed piece by piece, as they come.
 constexpr std::size_t kHashAtOnceBytesMax = 65'536;
 
@@ -87,7 +87,8 @@ Connection::Connection(std::shared_ptr<ListenerCore> core, asio::io_context& con
       context_index_(context_index),
       id_(id),
       over_unix_(over_unix),
-      ahead_(new std::byte[kReadAheadBytes]) {}
+      ahead_(new std::byte[kReadAheadBytes]),
+      outbox_(&core_->bytes_sent_total) {}
 
 std::shared_ptr<Connection> Connection::Self() {
   return std::static_pointer_cast<Connection>(shared_from_this());
@@ -100,12 +101,13 @@ void Connection::Start(Fd fd) {
   int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
   socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);
   if (error) return Fail(ConnectionError("cannot watch a socket: " + error.message()));
-  (void)fd.release();
+  outbox_.Open(fd.release());
   ReadOn();
 }
 
 void Connection::CloseWithoutContext() {
   open_ = false;
+  outbox_.Close();
   socket_.reset();
   core_->Forget(id_);
 }
@@ -117,9 +119,8 @@ void Connection::Close() {
 
 void Connection::Fail(Status why) {
   if (!open_.exchange(false)) return;
+  outbox_.Close();
   socket_.reset();
-  queue_.clear();
-  queue_first_ = unsent_bytes_ = 0;
   core_->Forget(id_);
   asio::post(context_, [self = Self(), why = std::move(why)] {
     if (!self->core_->detached()) self->core_->handler->OnClose(self, why);
@@ -138,8 +139,7 @@ void Connection::FailBadFrame(const Status& why) {
 // Whole frames out of `ahead_`, then one write for all their replies, then the next read.
 void Connection::Consume() {
   consuming_ = true;
-  while (open_ && !must_wait_for_writes() && TakeFrameFromAhead()) {
-    if (unsent_bytes_ > kGatheredBytesMax) Flush();
+  while (open_ && !must_pause() && TakeFrameFromAhead()) {
   }
   consuming_ = false;
   Flush();
@@ -200,13 +200,35 @@ Status Connection::Deliver() {
     frame.header.payload_bytes = header_.raw_bytes;
     frame.header.flags &= ~(wire::kLz4 | wire::kZstd | wire::kChecksummed);
   }
+  amid_message_ = (header_.flags & wire::kMore) != 0;
+  if (!amid_message_) unanswered_.fetch_add(1, std::memory_order_relaxed);
   core_->handler->OnFrame(Self(), std::move(frame));
   return Status::Ok();
 }
 
-// One read, unless one is under way or the peer does not take its replies.
+// The peer takes no replies, or has sent more requests than may wait for one.
+bool Connection::must_pause() const {
+  return outbox_.unsent_bytes() > core_->options.unsent_bytes_max ||
+         unanswered_.load(std::memory_order_relaxed) >= core_->options.unanswered_max;
+}
+
+// True when reading has to wait; whoever sends what it waits for sees is_paused_ and resumes.
+bool Connection::PauseReading() {
+  if (!must_pause()) return false;
+  is_paused_ = true;
+  return must_pause() || !is_paused_.exchange(false);
+}
+
+void Connection::ResumeReading() {
+  if (!is_paused_ || must_pause() || !is_paused_.exchange(false)) return;
+  asio::post(context_, [self = Self()] {
+    if (self->open_) self->Consume();
+  });
+}
+
+// One read, unless one is under way or reading is paused.
 void Connection::ReadOn() {
-  if (reading_ || must_wait_for_writes()) return;
+  if (reading_ || PauseReading()) return;
   if (ahead_begin_ == ahead_end_) ahead_begin_ = ahead_end_ = 0;
   // Ends of payloads come with the next header in one read.
   bool into_payload = in_payload_ && ahead_end_ == 0 && payload_.missing() > kReadAheadBytes;
@@ -233,6 +255,7 @@ void Connection::OnRead(bool into_payload, const asio::error_code& error, std::s
                                      : "the peer closed the connection"));
   }
   core_->bytes_received_total.fetch_add(bytes, std::memory_order_relaxed);
+  bytes_received_ += bytes;
   if (into_payload) {
     PayloadArrived(bytes);
     if (payload_.missing() > 0) return ReadOn();
@@ -242,13 +265,31 @@ void Connection::OnRead(bool into_payload, const asio::error_code& error, std::s
   Consume();
 }
 
+void Connection::CheckStalled() {
+  if (!open_) return;
+  std::uint64_t bytes_moved = bytes_received_ + outbox_.bytes_sent();
+  bool waits_for_peer = outbox_.unsent_bytes() > 0 ||
+                        (!is_paused_ && (in_payload_ || amid_message_ || ahead_begin_ != ahead_end_));
+  if (!waits_for_peer || bytes_moved != bytes_moved_at_check_) {
+    bytes_moved_at_check_ = bytes_moved;
+    checks_without_bytes_ = 0;
+    return;
+  }
+  if (++checks_without_bytes_ < kStallChecks) return;
+  core_->stalled_total.fetch_add(1, std::memory_order_relaxed);
+  Fail(TimeoutError("the peer moved no byte for " +
+                    std::to_string(core_->options.stall_timeout_ms) +
+                    " ms amid a request or its reply"));
+}
+
 // --- writing
 
-Connection::Outgoing Connection::Seal(FrameHeader header, Buffer payload) const {
+Outbox::Frame Connection::Seal(FrameHeader header, Buffer payload) {
   header.flags &= wire::kMore;
   header.raw_bytes = static_cast<std::uint32_t>(payload.size());
   std::vector<std::byte> compressed;
-  if (!over_unix_ && wire::TryCompress(core_->options.compression, payload.span(), &compressed)) {
+  std::span<const std::byte> part = payload.span();
+  if (!over_unix_ && compressor_.TryCompress(core_->options.compression, {&part, 1}, &compressed)) {
     header.flags |= wire::CompressionFlag(core_->options.compression);
     payload = Buffer(compressed.size());
     std::memcpy(payload.data(), compressed.data(), compressed.size());
@@ -259,23 +300,26 @@ Connection::Outgoing Connection::Seal(FrameHeader header, Buffer payload) const 
     header.flags |= wire::kChecksummed;
     header.payload_checksum = wire::PayloadChecksum(payload.span());
   }
-  Outgoing frame;
+  Outbox::Frame frame;
   wire::EncodeHeader(header, frame.header);
   frame.payload = std::move(payload);
   return frame;
 }
 
-void Connection::Send(FrameHeader header, Buffer payload) {
+void Connection::Send(FrameHeader header, Buffer payload, std::shared_ptr<void> until_sent) {
   if (!open_) return;
   if (payload.size() > limits::kFramePayloadBytesMax) {
     return SendError(header.request_id, Internal("a reply of " + std::to_string(payload.size()) +
                                                  " bytes is larger than a frame may be"));
   }
-  Outgoing frame = Seal(header, std::move(payload));
-  if (context_.get_executor().running_in_this_thread()) return Enqueue(std::move(frame));
-  asio::post(context_, [self = Self(), frame = std::move(frame)]() mutable {
-    self->Enqueue(std::move(frame));
-  });
+  bool is_last = (header.flags & wire::kMore) == 0;
+  Outbox::Frame frame = Seal(header, std::move(payload));
+  frame.until_sent = std::move(until_sent);
+  outbox_.Add(std::move(frame));
+  if (is_last) unanswered_.fetch_sub(1, std::memory_order_relaxed);
+  bool may_wait = consuming_ && context_.get_executor().running_in_this_thread() &&
+                  outbox_.unsent_bytes() < kGatheredBytesMax;
+  if (!may_wait) Flush();
 }
 
 void Connection::SendError(std::uint64_t request_id, const Status& status) {
@@ -285,71 +329,38 @@ void Connection::SendError(std::uint64_t request_id, const Status& status) {
   FrameHeader header;
   header.type = MessageType::kError;
   header.request_id = request_id;
-  Send(header, std::move(payload));
+  Send(header, std::move(payload), nullptr);
 }
 
-void Connection::Enqueue(Outgoing frame) {
-  if (!open_) return;
-  unsent_bytes_ += wire::kFrameHeaderBytes + frame.payload.size();
-  queue_.push_back(std::move(frame));
-  if (!consuming_) Flush();
+template <typename Function>
+void Connection::OnOwnThread(Function function) {
+  if (context_.get_executor().running_in_this_thread()) return function();
+  asio::post(context_, std::move(function));
 }
 
+// From any thread.
 void Connection::Flush() {
-  while (open_ && !waiting_until_writable_ && queue_first_ < queue_.size()) {
-    std::size_t parts = Gather();
-    auto sent = WriteSomeTo(socket_->native_handle(), std::span(gather_).first(parts));
-    if (!sent.ok()) return Fail(sent.status());
-    if (*sent == 0) return WaitUntilWritable();
-    Sent(*sent);
+  switch (outbox_.Flush()) {
+    case Outbox::State::kDone:
+      break;
+    case Outbox::State::kSocketFull:
+      OnOwnThread([self = Self()] { self->WaitUntilWritable(); });
+      break;
+    case Outbox::State::kFailed:
+      OnOwnThread([self = Self()] { self->Fail(self->outbox_.error()); });
+      return;
   }
-}
-
-// Fills gather_ from the front of the queue; returns how many parts.
-std::size_t Connection::Gather() {
-  std::size_t parts = 0;
-  std::size_t skip = first_frame_sent_;
-  auto add = [&](std::byte* data, std::size_t bytes) {
-    std::size_t skipped = std::min(skip, bytes);
-    skip -= skipped;
-    if (bytes > skipped) gather_[parts++] = {data + skipped, bytes - skipped};
-  };
-  for (std::size_t i = queue_first_; i < queue_.size() && parts + 2 <= gather_.size(); ++i) {
-    add(queue_[i].header.data(), queue_[i].header.size());
-    add(queue_[i].payload.data(), queue_[i].payload.size());
-  }
-  return parts;
-}
-
-void Connection::Sent(std::size_t bytes) {
-  core_->bytes_sent_total.fetch_add(bytes, std::memory_order_relaxed);
-  unsent_bytes_ -= bytes;
-  first_frame_sent_ += bytes;
-  while (queue_first_ < queue_.size()) {
-    Outgoing& first = queue_[queue_first_];
-    std::size_t frame_bytes = first.header.size() + first.payload.size();
-    if (first_frame_sent_ < frame_bytes) break;
-    first_frame_sent_ -= frame_bytes;
-    first.payload = Buffer();
-    ++queue_first_;
-  }
-  // Drop what is sent when it is all, or most of a long queue.
-  if (queue_first_ == queue_.size() || queue_first_ >= 1'024) {
-    queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(queue_first_));
-    queue_first_ = 0;
-  }
+  ResumeReading();
 }
 
 void Connection::WaitUntilWritable() {
-  waiting_until_writable_ = true;
+  if (!open_) return;
   socket_->async_wait(asio::socket_base::wait_write,
                       [self = Self()](const asio::error_code& error) {
-                        self->waiting_until_writable_ = false;
                         if (!self->open_) return;
                         if (error) return self->Fail(ConnectionError(error.message()));
-                        bool was_waiting = self->must_wait_for_writes();
+                        self->outbox_.WritableAgain();
                         self->Flush();
-                        if (was_waiting && self->open_) self->Consume();
                       });
 }
 

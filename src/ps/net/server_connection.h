@@ -9,6 +9,7 @@
 
 #include "ps/net/listener.h"
 #include "ps/net/listener_core.h"
+#include "ps/net/outbox.h"
 #include "ps/net/socket.h"
 
 namespace ps::net {
@@ -34,8 +35,8 @@ class IncomingPayload {
 
 // One authenticated connection. Everything but Send, SendError and Close happens on its context's
 // thread. Small frames come in by one read into `ahead_`; what is missing of a larger payload is
-// read into its own memory. Replies go out by direct non-blocking writes of several frames at once;
-// the reactor is asked only when the socket is full.
+// read into its own memory. Replies go out by direct non-blocking writes of several frames at once,
+// by the thread that sends them (outbox.h); the reactor is asked only when the socket is full.
 class Connection final : public ServerConnection {
  public:
   Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context, int context_index,
@@ -46,7 +47,12 @@ class Connection final : public ServerConnection {
   // Closes from another thread while the context does not run; no OnClose.
   void CloseWithoutContext();
 
-  void Send(wire::FrameHeader header, Buffer payload) override;
+  // Closes a connection that is amid a request, or has replies that nobody takes, and moved no byte
+  // since `kStallChecks` calls. Called at even intervals.
+  void CheckStalled();
+  static constexpr int kStallChecks = 4;
+
+  void Send(wire::FrameHeader header, Buffer payload, std::shared_ptr<void> until_sent) override;
   void SendError(std::uint64_t request_id, const Status& status) override;
   void Close() override;
   asio::io_context& context() override { return context_; }
@@ -54,13 +60,8 @@ class Connection final : public ServerConnection {
   std::uint64_t id() const override { return id_; }
 
  private:
-  struct Outgoing {
-    std::array<std::byte, wire::kFrameHeaderBytes> header;
-    Buffer payload;
-  };
-
   std::shared_ptr<Connection> Self();
-  Outgoing Seal(wire::FrameHeader header, Buffer payload) const;
+  Outbox::Frame Seal(wire::FrameHeader header, Buffer payload);
   void Fail(Status why);
   void FailBadFrame(const Status& why);
 
@@ -71,13 +72,14 @@ class Connection final : public ServerConnection {
   Status Deliver();
   void ReadOn();
   void OnRead(bool into_payload, const asio::error_code& error, std::size_t bytes);
-  bool must_wait_for_writes() const { return unsent_bytes_ > core_->options.unsent_bytes_max; }
+  bool must_pause() const;
+  bool PauseReading();
+  void ResumeReading();
 
-  void Enqueue(Outgoing frame);
   void Flush();
-  std::size_t Gather();
-  void Sent(std::size_t bytes);
   void WaitUntilWritable();
+  template <typename Function>
+  void OnOwnThread(Function function);
 
   const std::shared_ptr<ListenerCore> core_;
   asio::io_context& context_;
@@ -94,19 +96,25 @@ class Connection final : public ServerConnection {
   std::size_t ahead_end_ = 0;
   bool in_payload_ = false;
   bool reading_ = false;    // a read is under way
-  bool consuming_ = false;  // replies are gathered until it ends
+  bool amid_message_ = false;  // the last frame said that more of it follow
+  std::atomic<bool> consuming_{false};  // own thread: small replies are gathered until it ends
   wire::FrameHeader header_;
   IncomingPayload payload_;
   std::size_t largest_payload_ = 0;  // that has arrived whole
   wire::RunningChecksum checksum_;
 
+  // Messages delivered whose last reply frame has not been handed to Send.
+  std::atomic<std::int64_t> unanswered_{0};
+  std::atomic<bool> is_paused_{false};
+
   // Writing.
-  std::vector<Outgoing> queue_;
-  std::size_t queue_first_ = 0;       // frames before it are sent
-  std::size_t first_frame_sent_ = 0;  // bytes of queue_[queue_first_]
-  std::size_t unsent_bytes_ = 0;
-  bool waiting_until_writable_ = false;
-  std::array<iovec, 64> gather_;
+  wire::PayingCompressor compressor_;
+  Outbox outbox_;
+
+  // CheckStalled.
+  std::uint64_t bytes_received_ = 0;
+  std::uint64_t bytes_moved_at_check_ = 0;
+  int checks_without_bytes_ = 0;
 };
 
 }  // namespace ps::net

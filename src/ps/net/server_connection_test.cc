@@ -263,5 +263,45 @@ TEST_P(Frames, RepliesThatNobodyReadsStopTheReadingUntilTheyAreRead) {
   EXPECT_EQ(server.handler.frames, kRequests);
 }
 
+TEST_P(Frames, RequestsWithoutAnAnswerAreBoundedPerConnection) {
+  constexpr int kAtOnce = 4, kRequests = 10;
+  TestServer server([](ListenerOptions* options) { options->unanswered_max = kAtOnce; });
+  server.handler.hold = true;
+  auto connection = server.Connect(GetParam());
+  for (int i = 0; i < kRequests; ++i) {
+    ASSERT_TRUE(SendOne(connection.get(), Request(MessageType::kPull, i), {}).ok());
+  }
+  for (int answered = 0; answered < kRequests; ++answered) {
+    int expected = std::min(kRequests, answered + kAtOnce);
+    EXPECT_TRUE(Eventually([&] { return server.handler.frames == expected; }))
+        << server.handler.frames << " at " << answered;
+    server.handler.AnswerHeld();
+    ASSERT_TRUE(connection->ReadFrame(In(20s)).ok());
+  }
+}
+
+TEST_P(Frames, PeerThatStopsAmidARequestOrAReplyIsClosedAnIdleOneIsNot) {
+  constexpr std::uint64_t kReplyBytes = 32 << 20;  // more than any socket holds
+  TestServer server([](ListenerOptions* options) { options->stall_timeout_ms = 200; });
+  auto idle = server.Connect(GetParam());
+  ASSERT_TRUE(SendOne(idle.get(), Request(MessageType::kPull, 1), {}).ok());
+  ASSERT_TRUE(idle->ReadFrame(In(10s)).ok());
+
+  auto amid_frame = server.Connect(GetParam());
+  std::string half = FrameText(MessageType::kPull, std::string(100, 'x')).substr(0, 90);
+  ASSERT_EQ(write(amid_frame->fd(), half.data(), half.size()), 90);
+  auto amid_request = server.Connect(GetParam());
+  FrameHeader more = Request(MessageType::kPull, 1);
+  more.flags = wire::kMore;
+  ASSERT_TRUE(SendOne(amid_request.get(), more, {}).ok());
+  auto amid_reply = server.Connect(GetParam());
+  ASSERT_TRUE(SendOne(amid_reply.get(), Request(MessageType::kPush, 1, kReplyBytes), {}).ok());
+
+  EXPECT_TRUE(Eventually([&] { return server.listener->Stats().stalled_total == 3; }, 30s));
+  EXPECT_EQ(server.listener->Stats().connections_open, 1u);
+  ASSERT_TRUE(SendOne(idle.get(), Request(MessageType::kPull, 2), {}).ok());
+  EXPECT_TRUE(idle->ReadFrame(In(10s)).ok());
+}
+
 }  // namespace
 }  // namespace ps::net

@@ -25,6 +25,11 @@ constexpr int kKeepAliveProbes = 6;
 // Granted up to net.core.wmem_max. bench/wire_bench.cc says what it is worth.
 constexpr int kUnixSendBufferBytes = 1 << 20;
 
+// How often a waiting thread asks whether it is interrupted; one wait without that question (its
+// milliseconds stay below INT_MAX).
+constexpr SteadyTime::duration kInterruptInterval = std::chrono::milliseconds(100);
+constexpr SteadyTime::duration kWaitMax = std::chrono::hours(24);
+
 void SetOption(int fd, int level, int name, int value) {
   // A refused option costs speed, not correctness.
   (void)setsockopt(fd, level, name, &value, sizeof(value));
@@ -97,12 +102,17 @@ Result<std::size_t> ReadSomeFrom(int fd, std::span<std::byte> out) {
   }
 }
 
-Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what) {
+Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what,
+                      const IsInterrupted& is_interrupted) {
   while (true) {
     SteadyTime now = std::chrono::steady_clock::now();
     if (now >= deadline) return TimeoutError("timed out while " + what);
-    // A day at a time keeps the sum below INT_MAX; rounded up, so as not to spin before the end.
-    auto left = std::min<SteadyTime::duration>(deadline - now, std::chrono::hours(24));
+    if (is_interrupted && is_interrupted()) {
+      return Status(StatusCode::kClosed, "interrupted while " + what);
+    }
+    // Rounded up, so as not to spin before the end.
+    auto left = std::min<SteadyTime::duration>(deadline - now, is_interrupted ? kInterruptInterval
+                                                                              : kWaitMax);
     auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
     pollfd waiting{fd, events, 0};
     int ready = poll(&waiting, 1, static_cast<int>(left_ms));

@@ -4,6 +4,7 @@
 #include <sys/uio.h>
 
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <string>
 
@@ -44,8 +45,12 @@ void TuneStreamSocket(int fd, bool is_unix);
 Result<std::size_t> WriteSomeTo(int fd, std::span<const iovec> parts);
 Result<std::size_t> ReadSomeFrom(int fd, std::span<std::byte> out);
 
+// Asked a few times a second by a thread that waits; true ends the wait with kClosed. May be empty.
+using IsInterrupted = std::function<bool()>;
+
 // Returns when the descriptor is ready for `events` (POLLIN, POLLOUT), or has failed: the next call
 // on it tells. TimeoutError at the deadline; `what` ends the sentence "timed out while ...".
-Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what);
+Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what,
+                      const IsInterrupted& is_interrupted = {});
 
 }  // namespace ps::net

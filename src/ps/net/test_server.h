@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -81,7 +82,23 @@ class EchoHandler : public FrameHandler {
     ++closes;
   }
 
+  // Answers the first of the requests that were held.
+  void AnswerHeld() {
+    std::unique_lock lock(mutex);
+    ASSERT_FALSE(held.empty());
+    auto answer = std::move(held.front());
+    held.pop_front();
+    lock.unlock();
+    answer();
+  }
+
   void Answer(const ConnectionPtr& connection, FrameHeader reply, Buffer payload) {
+    if (hold) {
+      std::lock_guard lock(mutex);
+      auto kept = std::make_shared<Buffer>(std::move(payload));
+      held.push_back([=] { connection->Send(reply, std::move(*kept)); });
+      return;
+    }
     if (!answer_from_another_thread) return connection->Send(reply, std::move(payload));
     std::thread([connection, reply, payload = std::move(payload)]() mutable {
       connection->Send(reply, std::move(payload));
@@ -92,7 +109,9 @@ class EchoHandler : public FrameHandler {
   std::atomic<int> closes{0};
   std::atomic<std::uintptr_t> last_payload_address{0};
   std::atomic<bool> answer_from_another_thread{false};
+  std::atomic<bool> hold{false};  // requests are not answered until AnswerHeld
   std::mutex mutex;
+  std::deque<std::function<void()>> held;
   ConnectionPtr last;
   std::map<std::uint64_t, int> context_of;
 };
@@ -122,6 +141,7 @@ class TestServer {
   ~TestServer() {
     listener.reset();
     handler.last.reset();
+    handler.held.clear();
     StopContexts();
     std::filesystem::remove_all(directory_);
   }

@@ -1,7 +1,9 @@
 #include "ps/server/pull.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
 #include "ps/base/limits.h"
@@ -17,15 +19,13 @@ class Pull final : public DataRequest {
  public:
   using DataRequest::DataRequest;
 
-  // Takes the memory of all reply parts.
+  // Takes the right to the memory of all reply parts. Each part's own memory is taken when the first
+  // shard comes to it and given back when it is sent, so that few are there at a time, in the cache.
   Status TakeReplies() {
-    for (FramePlan& frame : plan().frames) {
-      std::size_t bytes = ReplyBytes(frame);
-      PS_RETURN_IF_ERROR(TakeBytes(request(), bytes));
-      frame.reply = net::Buffer(bytes);
-      for (const SectionPlan& section : frame.sections) WriteHead(frame, section);
-    }
-    return Status::Ok();
+    std::size_t bytes = 0;
+    for (FramePlan& frame : plan().frames) bytes += ReplyBytes(frame);
+    parts_left_.store(plan().frames.size(), std::memory_order_relaxed);
+    return TakeBytes(request(), bytes);
   }
 
  private:
@@ -46,6 +46,13 @@ class Pull final : public DataRequest {
            wire::SectionBodyBytes(MessageType::kPullReply, ReplyHead(last));
   }
 
+  void BeginReply(FramePlan& frame) {
+    std::lock_guard lock(begin_mutex_);
+    if (frame.reply.size() > 0) return;
+    frame.reply = net::Buffer(ReplyBytes(frame));
+    for (const SectionPlan& section : frame.sections) WriteHead(frame, section);
+  }
+
   // The head, and zeros where the body is padded.
   void WriteHead(FramePlan& frame, const SectionPlan& section) {
     SectionHead head = ReplyHead(section);
@@ -59,6 +66,7 @@ class Pull final : public DataRequest {
   void RunSection(Shard& shard, FramePlan& frame, SectionPlan& section,
                   std::size_t* reserved) override {
     const SectionHead& head = section.view.head;
+    BeginReply(frame);
     std::byte* out = frame.reply.data() + section.reply_offset;
     auto* values = reinterpret_cast<float*>(out + wire::kSectionHeadBytes);
     if (head.kind == SectionKind::kRows) {
@@ -78,9 +86,13 @@ class Pull final : public DataRequest {
 
   void OnFrameDone(std::size_t number) override {
     FramePlan& frame = plan().frames[number];
+    BeginReply(frame);  // no shard has come to one without keys
     bool shorter = std::any_of(frame.sections.begin(), frame.sections.end(),
                                [](const SectionPlan& section) { return section.unchanged; });
-    request().SendPart(number, shorter ? Compacted(frame) : std::move(frame.reply));
+    net::Buffer reply = shorter ? Compacted(frame) : std::move(frame.reply);
+    // Counted before the client can know that it is answered.
+    if (parts_left_.fetch_sub(1, std::memory_order_acq_rel) == 1) request().Answered();
+    request().SendPart(number, std::move(reply));
   }
 
   // The reply without the room kept for chunks that the client has already.
@@ -101,8 +113,11 @@ class Pull final : public DataRequest {
            wire::SectionBodyBytes(MessageType::kPullReply, ReplyHead(section));
   }
 
-  void OnDone() override { request().Answered(); }
+  void OnDone() override {}
   void OnRefused(const Status& status) override { request().Fail(status, /*refused=*/true); }
+
+  std::mutex begin_mutex_;
+  std::atomic<std::size_t> parts_left_{0};
 };
 
 }  // namespace

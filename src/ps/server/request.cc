@@ -2,13 +2,20 @@
 
 #include <cstring>
 
+#include "ps/wire/messages.h"
+
 namespace ps::server {
 
 void Request::Fail(const Status& status, bool refused) {
   core->errors_total.Add();
   if (refused) core->refusals_total.Add();
   Answered();
-  connection->SendError(id, status);
+  frames.clear();
+  ticket.Release();
+  std::vector<std::byte> bytes = wire::EncodeError(status);
+  net::Buffer payload(bytes.size());
+  std::memcpy(payload.data(), bytes.data(), bytes.size());
+  Reply(wire::MessageType::kError, std::move(payload));
 }
 
 void Request::ReplyControl(const std::string& json) {
@@ -20,6 +27,8 @@ void Request::ReplyControl(const std::string& json) {
 
 void Request::ReplyPush() {
   Answered();
+  frames.clear();
+  ticket.Release();
   Reply(wire::MessageType::kPushReply, net::Buffer());
 }
 
@@ -27,7 +36,7 @@ void Request::Reply(wire::MessageType reply_type, net::Buffer payload) {
   wire::FrameHeader header;
   header.type = reply_type;
   header.request_id = id;
-  connection->Send(header, std::move(payload));
+  connection->Send(header, std::move(payload), shared_from_this());
 }
 
 void Request::SendPart(std::uint64_t part, net::Buffer payload) {
@@ -36,11 +45,16 @@ void Request::SendPart(std::uint64_t part, net::Buffer payload) {
   header.request_id = id;
   header.sequence = part;
   if (part + 1 < frames.size()) header.flags = wire::kMore;
-  connection->Send(header, std::move(payload));
+  connection->Send(header, std::move(payload), shared_from_this());
 }
 
 Status TakeBytes(Request& request, std::size_t bytes) {
   const Core& core = *request.core;
+  if (core.in_flight.requests() > limits::kRequestsPerServerMax) {
+    return ConnectionError(core.Name() + " is busy: it has " +
+                           std::to_string(limits::kRequestsPerServerMax) +
+                           " requests under way, as many as it takes; try again");
+  }
   InFlight::Taken taken = request.ticket.TryAdd(bytes);
   if (taken == InFlight::Taken::kYes) return Status::Ok();
   if (taken == InFlight::Taken::kNever) {

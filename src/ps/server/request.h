@@ -14,9 +14,10 @@
 namespace ps::server {
 
 // One whole request as it came over a connection, and the way back. Held by shared_ptr by whoever
-// works on it; answered exactly once (Fail, ReplyControl, ReplyPush, or Answered after all parts of
-// a pull), from any thread.
-struct Request {
+// works on it, and by its reply until the last byte of that is written, so that its ticket covers
+// replies that wait for a slow reader. Answered exactly once (Fail, ReplyControl, ReplyPush, or all
+// parts of a pull, the last of them after Answered), from any thread.
+struct Request : std::enable_shared_from_this<Request> {
   Request(Core* the_core, net::ConnectionPtr the_connection, const wire::FrameHeader& first)
       : core(the_core),
         connection(std::move(the_connection)),

@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <utility>
 
 #include "ps/base/duration.h"
+#include "ps/net/descriptors.h"
 #include "ps/server/checkpoint_jobs.h"
 #include "ps/server/checkpoint_loader.h"
 #include "ps/server/checkpoint_snapshot.h"
@@ -31,6 +33,8 @@ namespace ps::server {
 namespace {
 
 constexpr int kShardThreadsMax = 256;
+// What a server and its host process open beside connections: listeners, strangers, files.
+constexpr std::size_t kOtherDescriptors = 512;
 constexpr Duration kDrainPoll = std::chrono::milliseconds(2);
 // How long the end waits for shard threads to take notice (they may be amid a step).
 constexpr Duration kBarrierTimeout = std::chrono::seconds(5);
@@ -87,6 +91,20 @@ std::string UnixPath(const ServerOptions& options, std::uint64_t incarnation) {
                 static_cast<unsigned>(incarnation >> 32));
   std::string path = options.unix_dir + name;
   return path.size() < sizeof(sockaddr_un::sun_path) ? path : "";
+}
+
+// As many as the limits allow, each of which takes a descriptor.
+std::size_t ConnectionsMax(const Core& core) {
+  constexpr std::size_t kWanted = limits::kConnectionsPerServerMax;
+  std::size_t descriptors = net::RaiseDescriptorLimit(kWanted + kOtherDescriptors);
+  if (descriptors >= kWanted + kOtherDescriptors) return kWanted;
+  std::size_t room = descriptors > 2 * kOtherDescriptors ? descriptors - kOtherDescriptors
+                                                         : std::max<std::size_t>(descriptors / 2, 1);
+  std::fprintf(stderr,
+               "pyspark_ps: %s takes %zu connections instead of %zu: this process may have %zu open "
+               "files and sockets (ulimit -n)\n",
+               core.Name().c_str(), room, kWanted, descriptors);
+  return room;
 }
 
 ServerOptions WithAdvertisedHost(ServerOptions options) {
@@ -148,6 +166,7 @@ Status Server::Impl::Start() {
   listen.identity = {core.options.server_id, core.incarnation};
   listen.payload_bytes_max = PayloadBytesMax(core.options);
   listen.compression = core.options.compression;
+  listen.connections_max = ConnectionsMax(core);
   PS_ASSIGN_OR_RETURN(core.listener, net::Listener::Start(listen, contexts, dispatcher.get()));
   for (auto& shard : core.shards) shard->Start();
   closer = std::thread([this] { CloseWhenAsked(); });

@@ -388,6 +388,28 @@ TEST(Server, APeerOutsideTheProtocolLosesItsConnectionOnly) {
   EXPECT_TRUE(good->PullRows(0, kDim, {1}).ok());
 }
 
+TEST(Server, RepliesOnTheirWayToASlowReaderCountAsInFlight) {
+  constexpr std::size_t kPulls = 60;  // of 1 MiB each
+  ClusterOptions options;
+  options.unix_sockets = true;
+  options.requests_in_flight_bytes_max = 6u << 20;
+  options.tables = {testing::Table("default", 1'024)};
+  auto cluster = StartCluster(options);
+  auto client = cluster->Connect();
+  Sections pull;
+  pull.PullRows(0, 1'024, Range(0, 256));
+  std::vector<std::uint64_t> ids;
+  for (std::size_t i = 0; i < kPulls; ++i) {
+    ids.push_back(Value(client->Send(wire::MessageType::kPull, {pull})));
+  }
+  auto watcher = cluster->Connect();
+  // All are served or refused: none is waiting to be read.
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  auto refused = [&] { return Stats(*watcher)["refusals_total"].get<std::size_t>(); };
+  while (refused() < kPulls / 2 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+
 TEST(Server, RequestsUnderWayAreBounded) {
   ClusterOptions options;
   options.message_bytes_max = 1u << 20;
@@ -438,7 +460,21 @@ class ServerTensors : public ::testing::TestWithParam<int> {
   std::unique_ptr<Cluster> cluster_ = StartCluster(WithThreads(GetParam()));
   std::unique_ptr<RawClient> client_ = cluster_->Connect();
 };
-INSTANTIATE_TEST_SUITE_P(Threads, ServerTensors, ::testing::Values(1, 3));
+INSTANTIATE_  std::size_t served = 0;
+  for (std::uint64_t id : ids) {
+    auto sections = client->ReadPull(id, 1);
+    if (sections.ok()) {
+      ++served;
+    } else {
+      EXPECT_THAT(Refusal(sections.status(), StatusCode::kConnection), HasSubstr("busy"));
+    }
+  }
+  EXPECT_GE(served, 4u);
+  EXPECT_LE(served, 12u) << "6 MiB may wait, and the socket holds some";
+  EXPECT_TRUE(client->Pull({pull}).ok()) << "all is given back";
+}
+
+TEST_SUITE_P(Threads, ServerTensors, ::testing::Values(1, 3));
 
 TEST_P(ServerTensors, ChunksAreAssignedTrainedAndSentWhenChanged) {
   Define({{0, "kernel", {2, 3}}, {0, "bias", {}}});

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "ps/base/limits.h"
+
 namespace ps::sharding {
 namespace {
 
@@ -14,11 +16,35 @@ Status Wrong(const Json& object, const char* field, const std::string& allowed) 
                          allowed);
 }
 
+// Before the parser sees it: copying and writing a value take a stack frame for each level.
+bool IsDeeperThan(std::string_view text, std::size_t depth_max) {
+  std::size_t depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > depth_max) return true;
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return false;
+}
+
 std::string Text(double value) { return Dump(Json(value)); }
 
 }  // namespace
 
 Result<Json> ParseObject(std::string_view text) {
+  if (IsDeeperThan(text, limits::kJsonDepthMax)) {
+    return DataCorruption("JSON nested deeper than " + std::to_string(limits::kJsonDepthMax) +
+                          " levels");
+  }
   Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded()) return DataCorruption("not valid JSON");
   if (!value.is_object()) return DataCorruption("not a JSON object");

@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 // Reading control messages and definitions: nothing here throws. Each getter names the field, what
 // stands there and what is allowed (InvalidArgument).
 
-// DataCorruption when `text` is not one JSON object.
+// DataCorruption when `text` is not one JSON object, or nests deeper than limits::kJsonDepthMax.
 Result<Json> ParseObject(std::string_view text);
 // The text of a value; bytes that are not UTF-8 are replaced.
 std::string Dump(const Json& value);

@@ -116,6 +116,23 @@ bool TryCompress(Compression compression, std::span<const std::byte> payload,
   return TryCompress(compression, std::span(&payload, 1), out);
 }
 
+bool PayingCompressor::TryCompress(Compression compression,
+                                   std::span<const std::span<const std::byte>> parts,
+                                   std::vector<std::byte>* out) {
+  std::size_t bytes = 0;
+  for (std::span<const std::byte> part : parts) bytes += part.size();
+  if (compression == Compression::kNone || bytes < kCompressBytesMin) return false;
+  if (std::uint32_t skip = skip_.load(std::memory_order_relaxed); skip > 0) {
+    skip_.store(skip - 1, std::memory_order_relaxed);
+    return false;
+  }
+  bool shrank = wire::TryCompress(compression, parts, out);
+  std::uint32_t pause = shrank ? 0 : pause_.load(std::memory_order_relaxed);
+  skip_.store(pause, std::memory_order_relaxed);
+  pause_.store(shrank ? 0 : std::min(2 * pause + 1, kSkippedMax), std::memory_order_relaxed);
+  return shrank;
+}
+
 Status Decompress(const FrameHeader& header, std::span<const std::byte> payload,
                   std::span<std::byte> out) {
   if (out.size() != header.raw_bytes) {

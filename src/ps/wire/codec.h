@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +27,21 @@ bool TryCompress(Compression compression, std::span<const std::byte> payload,
 // The same for a payload that lies in several pieces; they are joined only when a sample shrinks.
 bool TryCompress(Compression compression, std::span<const std::span<const std::byte>> parts,
                  std::vector<std::byte>* out);
+
+// TryCompress for the payloads of one sender, which mostly resemble each other: while none shrinks,
+// ever fewer are sampled, one in kSkippedMax + 1 at the end. Thread-safe.
+class PayingCompressor {
+ public:
+  static constexpr std::uint32_t kSkippedMax = 63;
+
+  bool TryCompress(Compression compression, std::span<const std::span<const std::byte>> parts,
+                   std::vector<std::byte>* out);
+
+ private:
+  // Threads that meet here may sample one payload more or less.
+  std::atomic<std::uint32_t> pause_{0};  // payloads to skip after the next one that does not shrink
+  std::atomic<std::uint32_t> skip_{0};
+};
 
 // Fills `out` (header.raw_bytes long, checked against limits by DecodeHeader) from a compressed
 // payload. DataCorruption when the bytes do not give exactly raw_bytes.

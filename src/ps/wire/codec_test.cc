@@ -105,5 +105,23 @@ TEST(CodecNames, NoneNeverCompresses) {
   EXPECT_FALSE(TryCompress(Compression::kNone, Compressible(1 << 20), &out));
 }
 
+TEST_P(Codec, WhatNeverShrinksIsSampledEverMoreRarely) {
+  PayingCompressor compressor;
+  std::vector<std::byte> noise = Noise(8'192);
+  std::vector<std::byte> shrinks = Compressible(8'192);
+  std::vector<std::byte> out;
+  auto takes = [&](std::span<const std::byte> payload) {
+    return compressor.TryCompress(GetParam(), {&payload, 1}, &out);
+  };
+  EXPECT_TRUE(takes(shrinks));
+  EXPECT_TRUE(takes(shrinks)) << "every one, as long as it pays";
+  for (int i = 0; i < 1'000; ++i) EXPECT_FALSE(takes(noise));
+  int skipped = 0;
+  while (skipped < 1'000 && !takes(shrinks)) ++skipped;
+  EXPECT_GT(skipped, 0);
+  EXPECT_LE(skipped, static_cast<int>(PayingCompressor::kSkippedMax));
+  EXPECT_TRUE(takes(shrinks)) << "it pays again";
+}
+
 }  // namespace
 }  // namespace ps::wire
