@@ -3,133 +3,33 @@
 // same kind of socket. Prints ratios; the bars are in the benchmarks' document.
 //
 //   ps_client_bench [rounds] [shard threads] [unix,tcp]
-#include <sched.h>
-#include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iterator>
 #include <memory>
 #include <random>
 #include <sstream>
-#include <string>
-#include <vector>
 
+#include "bare_sockets.h"
 #include "ps/client/client.h"
 #include "ps/coordinator/coordinator.h"
-#include "ps/net/resolve.h"
-#include "ps/net/socket.h"
 #include "ps/server/server.h"
 
 namespace {
 
 using namespace ps;
-using std::chrono::steady_clock;
+using namespace ps::bench;
 
 constexpr std::size_t kKeys = 53'248;
 constexpr std::size_t kDim = 64;
 constexpr std::size_t kKeyBytes = kKeys * sizeof(Key);
 constexpr std::size_t kRowBytes = kKeys * kDim * sizeof(float);  // 13.6 MB
-constexpr std::size_t kPingBytes = 64;
 constexpr int kPings = 2'000;
 const std::string kSecret = "the secret of a benchmark, 32 by";
-
-[[noreturn]] void Die(const std::string& what) {
-  std::fprintf(stderr, "client_bench: %s (%s)\n", what.c_str(), std::strerror(errno));
-  std::exit(1);
-}
-void Check(const Status& status) {
-  if (!status.ok()) Die(status.ToString());
-}
-SteadyTime Soon() { return steady_clock::now() + std::chrono::seconds(60); }
-
-double Median(std::vector<double> values) {
-  auto middle = values.begin() + static_cast<long>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-void Pin(int cpu) {
-  const char* env = std::getenv("PS_PIN");
-  if (env == nullptr) return;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  if (cpu == 1 && env[0] == '2') CPU_SET(0, &set);
-  sched_setaffinity(0, sizeof(set), &set);
-}
-
-template <typename Work>
-pid_t Fork(Work work) {
-  pid_t child = fork();
-  if (child < 0) Die("fork");
-  if (child == 0) {
-    work();
-    _exit(0);
-  }
-  return child;
-}
-
-// --- bare sockets: a ping of 64 bytes that says how many bytes follow, and how many come back
-
-struct Command {
-  std::uint64_t sent = 0;
-  std::uint64_t answered = 0;
-};
-
-bool MoveAll(int fd, char* data, std::size_t bytes, bool out) {
-  while (bytes > 0) {
-    ssize_t moved = out ? write(fd, data, bytes) : read(fd, data, bytes);
-    if (moved <= 0) return false;
-    data += moved;
-    bytes -= static_cast<std::size_t>(moved);
-  }
-  return true;
-}
-
-void ServeBare(int listening, bool over_unix) {
-  int fd = accept(listening, nullptr, nullptr);
-  net::TuneStreamSocket(fd, over_unix);
-  std::vector<char> memory(kKeyBytes + kRowBytes, 1);
-  char ping[kPingBytes];
-  while (MoveAll(fd, ping, sizeof(ping), false)) {
-    Command command;
-    std::memcpy(&command, ping, sizeof(command));
-    if (!MoveAll(fd, memory.data(), command.sent, false)) return;
-    if (!MoveAll(fd, memory.data(), command.answered, true)) return;
-  }
-}
-
-class BareClient {
- public:
-  explicit BareClient(const net::SocketAddress& address) : memory_(kKeyBytes + kRowBytes, 1) {
-    fd_ = net::Fd(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (connect(fd_.get(), address.get(), address.bytes) != 0) Die("connect");
-    net::TuneStreamSocket(fd_.get(), address.family() == AF_UNIX);
-  }
-  void Run(std::uint64_t sent, std::uint64_t answered) {
-    char ping[kPingBytes] = {};
-    Command command{sent, answered};
-    std::memcpy(ping, &command, sizeof(command));
-    bool ok = MoveAll(fd_.get(), ping, sizeof(ping), true) &&
-              MoveAll(fd_.get(), memory_.data(), sent, true) &&
-              MoveAll(fd_.get(), memory_.data(), answered, false);
-    if (!ok) Die("bare loop");
-  }
-
- private:
-  net::Fd fd_;
-  std::vector<char> memory_;
-};
 
 // --- the server process
 
@@ -163,51 +63,12 @@ void Serve(const std::string& unix_dir, int shard_threads, int announce, int end
   Announcement announcement;
   announcement.port = (*server)->port();
   std::strncpy(announcement.unix_path, (*server)->unix_path().c_str(), 107);
-  MoveAll(announce, reinterpret_cast<char*>(&announcement), sizeof(announcement), true);
+  MoveAll(announce, &announcement, sizeof(announcement), true);
   char byte;
   MoveAll(end, &byte, 1, false);  // until the benchmark's process ends
 }
 
-// --- both, in turn
-
-struct Row {
-  const char* name;
-  std::function<void()> bare;
-  std::function<void()> ours;
-  int repeats;
-  double bytes;  // 0: a latency
-  const char* bar;
-};
-
-double TimeOf(const std::function<void()>& work, int repeats) {
-  std::vector<double> times;
-  for (int i = 0; i < repeats; ++i) {
-    auto begin = steady_clock::now();
-    work();
-    times.push_back(std::chrono::duration<double>(steady_clock::now() - begin).count());
-  }
-  return Median(times);
-}
-
-void Measure(const char* kind, const Row& row, int rounds) {
-  TimeOf(row.bare, row.repeats);
-  TimeOf(row.ours, row.repeats);
-  std::vector<double> bare, ours, ratios;
-  for (int i = 0; i < rounds; ++i) {
-    bare.push_back(TimeOf(row.bare, row.repeats));
-    ours.push_back(TimeOf(row.ours, row.repeats));
-    ratios.push_back(row.bytes > 0 ? bare.back() / ours.back() : ours.back() / bare.back());
-  }
-  if (row.bytes > 0) {
-    std::printf("%-5s %-36s bare %6.2f GB/s   ours %6.2f GB/s   %5.0f %%   (%s)\n", kind, row.name,
-                row.bytes / Median(bare) / 1e9, row.bytes / Median(ours) / 1e9,
-                100 * Median(ratios), row.bar);
-  } else {
-    std::printf("%-5s %-36s bare %6.1f us     ours %6.1f us     %5.2f x   (%s)\n", kind, row.name,
-                1e6 * Median(bare), 1e6 * Median(ours), Median(ratios), row.bar);
-  }
-  std::fflush(stdout);
-}
+// --- the client
 
 class OurClient {
  public:
@@ -264,28 +125,19 @@ void MeasureCpu(const char* kind, const char* name, pid_t server,
 void Bench(bool over_unix, int rounds, int shard_threads) {
   std::string folder = (std::filesystem::temp_directory_path() / "ps-bench-XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) Die("mkdtemp");
-  net::SocketAddress address =
-      over_unix ? *net::UnixAddress(folder + "/bare") : (*net::Resolve("127.0.0.1", 0, Soon()))[0];
-  net::Fd listening(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (bind(listening.get(), address.get(), address.bytes) != 0) Die("bind");
-  if (listen(listening.get(), 1) != 0) Die("listen");
-  socklen_t length = sizeof(address.storage);
-  getsockname(listening.get(), reinterpret_cast<sockaddr*>(&address.storage), &length);
-
+  BareListener listening(over_unix ? folder + "/bare" : "");
   int announced[2], end[2];
   if (pipe(announced) != 0 || pipe(end) != 0) Die("pipe");
   pid_t bare_server = Fork([&] {
     close(end[1]);
-    Pin(1);
-    ServeBare(listening.get(), over_unix);
+    listening.Serve(kKeyBytes + kRowBytes);
   });
   pid_t our_server = Fork([&] {
     close(end[1]);
-    Pin(1);
     Serve(folder, shard_threads, announced[1], end[0]);
   });
   Announcement announcement;
-  if (!MoveAll(announced[0], reinterpret_cast<char*>(&announcement), sizeof(announcement), false)) {
+  if (!MoveAll(announced[0], &announcement, sizeof(announcement), false)) {
     Die("the server did not start");
   }
   {
@@ -296,10 +148,10 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
     options.compression = wire::Compression::kNone;
     auto client = client::Client::Connect(options);
     Check(client.status());
-    BareClient bare(address);
+    BareClient bare(listening.address, kKeyBytes + kRowBytes);
     OurClient ours(std::move(client).value());
     const char* kind = over_unix ? "unix" : "tcp";
-    const char* only = std::getenv("PS_BENCH_ONLY");
+    const char* only = std::getenv("PS_BENCH_ONLY");  // rows whose name has this in it
     auto bare_pull = [&] { bare.Run(kKeyBytes, kRowBytes); };
     auto bare_push = [&] {
       bare.Run(kKeyBytes + kRowBytes, 0);
@@ -337,7 +189,6 @@ int main(int argc, char** argv) {
   int shard_threads = argc > 2 ? std::max(1, std::atoi(argv[2])) : 2;
   utsname machine{};
   uname(&machine);
-  Pin(0);
   std::printf(
       "client_bench: %s %s, %ld cores, %d shard threads, %d rounds; medians, ratios are medians of "
       "pairs\n",

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <thread>
 
 #include "ps/base/limits.h"
+#include "ps/net/resolve.h"
 #include "ps/testing/cluster.h"
 
 namespace ps::client {
@@ -342,6 +345,48 @@ TEST(ClientErrorTest, AWrongSecretIsAnAuthenticationErrorAtOnce) {
   ClientOptions options = OptionsFor(*fixture.cluster, fixture.cluster->coordinator().endpoint());
   options.secret = "another secret, long enough";
   EXPECT_EQ(Client::Connect(options).status().code(), StatusCode::kAuthentication);
+}
+
+TEST(ClientErrorTest, ATableNamedTwiceInOnePushIsRefusedAndNothingIsSent) {
+  Fixture fixture(ClusterOf(1));
+  std::vector<Key> keys = DistinctKeys(3);
+  std::vector<float> before = PullRows(*fixture.client, keys);
+  std::vector<float> grads(keys.size() * kDim, 1.0f);
+  std::vector<RowsPush> twice(2, RowsPush{0, keys, grads.data()});
+  Status status = fixture.client->Push(twice, {}, {});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.message(), HasSubstr("'default' is named twice"));
+  EXPECT_EQ(PullRows(*fixture.client, keys), before);
+}
+
+TEST(ClientErrorTest, AFinalRefusalGivesTheClassNotAServerThatMightComeBack) {
+  Fixture fixture(ClusterOf(2, 1, /*rows_max=*/10));
+  std::vector<Key> keys = DistinctKeys(200);
+  fixture.cluster->CloseServer(0);
+  std::vector<float> out(keys.size() * kDim);
+  RowsPull pull{0, keys, out.data(), true};
+  Status status = fixture.client->Pull({&pull, 1}, {});
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted) << status.ToString();
+  EXPECT_THAT(status.message(), HasSubstr("server 0"));
+  EXPECT_THAT(status.message(), HasSubstr("server 1"));
+}
+
+TEST(ClientErrorTest, AnInterruptIsHeardWhileAServerIsSilentAtTheHandshake) {
+  net::SocketAddress address =
+      (*net::Resolve("127.0.0.1", 0, std::chrono::steady_clock::now() + std::chrono::hours(1)))[0];
+  net::Fd silent(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(::bind(silent.get(), address.get(), address.bytes), 0);
+  ASSERT_EQ(::listen(silent.get(), 4), 0);
+  socklen_t bytes = sizeof(address.storage);
+  ::getsockname(silent.get(), reinterpret_cast<sockaddr*>(&address.storage), &bytes);
+  ClientOptions options;
+  int port = ntohs(reinterpret_cast<sockaddr_in*>(&address.storage)->sin_port);
+  options.servers = {{0, {"127.0.0.1", port, ""}, 0}};
+  options.secret = Cluster::Secret();
+  options.timeout_seconds = 3'600;
+  int asked = 0;
+  options.is_interrupted = [&] { return ++asked == 3; };
+  EXPECT_EQ(Client::Connect(std::move(options)).status().code(), StatusCode::kClosed);
 }
 
 TEST(ClientErrorTest, AfterCloseEveryCallSaysSo) {

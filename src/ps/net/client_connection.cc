@@ -92,7 +92,8 @@ Result<Fd> ConnectSocket(const SocketAddress& address, SteadyTime deadline,
 // swallows packets does not hide the next.
 Result<Fd> ConnectTcp(const Endpoint& endpoint, SteadyTime deadline,
                       const IsInterrupted& is_interrupted) {
-  PS_ASSIGN_OR_RETURN(auto addresses, Resolve(endpoint.host, endpoint.port, deadline, is_interrupted));
+  PS_ASSIGN_OR_RETURN(auto addresses,
+                      Resolve(endpoint.host, endpoint.port, deadline, is_interrupted));
   Status last = Status::Ok();
   for (std::size_t i = 0; i < addresses.size(); ++i) {
     auto fd = ConnectSocket(addresses[i], ShareOf(deadline, addresses.size() - i), is_interrupted);
@@ -150,8 +151,8 @@ Status ClientConnection::Impl::FillAhead(std::size_t bytes_min, SteadyTime deadl
     auto got = ReadSomeFrom(fd.get(), std::span(ahead).subspan(ahead_end));
     if (!got.ok()) return got.status();
     if (*got == 0) {
-      PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLIN, deadline, "waiting for a reply",
-                                         is_interrupted));
+      PS_RETURN_IF_ERROR(
+          WaitUntilReady(fd.get(), POLLIN, deadline, "waiting for a reply", is_interrupted));
     }
     ahead_end += *got;
     bytes_received += *got;
@@ -193,8 +194,8 @@ Status ClientConnection::Impl::ReadAll(std::span<std::byte> out, SteadyTime dead
     out = out.subspan(*got);
     bool time_is_up = *got > 0 && std::chrono::steady_clock::now() >= deadline;
     if (!out.empty() && (*got == 0 || time_is_up)) {
-      PS_RETURN_IF_ERROR(WaitUntilReady(fd.get(), POLLIN, deadline, "reading a reply",
-                                         is_interrupted));
+      PS_RETURN_IF_ERROR(
+          WaitUntilReady(fd.get(), POLLIN, deadline, "reading a reply", is_interrupted));
     }
   }
   return Status::Ok();
@@ -309,7 +310,8 @@ Result<std::unique_ptr<ClientConnection>> ClientConnection::ConnectOver(
   Result<Fd> fd = Status(StatusCode::kInternal, "not connected");
   if (over_unix) {
     auto address = UnixAddress(options.endpoint.unix_path);
-    fd = address.ok() ? ConnectSocket(*address, deadline, options.is_interrupted) : Result<Fd>(address.status());
+    fd = address.ok() ? ConnectSocket(*address, deadline, options.is_interrupted)
+                      : Result<Fd>(address.status());
   } else {
     fd = ConnectTcp(options.endpoint, deadline, options.is_interrupted);
   }

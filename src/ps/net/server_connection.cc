@@ -268,8 +268,9 @@ void Connection::OnRead(bool into_payload, const asio::error_code& error, std::s
 void Connection::CheckStalled() {
   if (!open_) return;
   std::uint64_t bytes_moved = bytes_received_ + outbox_.bytes_sent();
-  bool waits_for_peer = outbox_.unsent_bytes() > 0 ||
-                        (!is_paused_ && (in_payload_ || amid_message_ || ahead_begin_ != ahead_end_));
+  bool waits_for_peer =
+      outbox_.unsent_bytes() > 0 ||
+      (!is_paused_ && (in_payload_ || amid_message_ || ahead_begin_ != ahead_end_));
   if (!waits_for_peer || bytes_moved != bytes_moved_at_check_) {
     bytes_moved_at_check_ = bytes_moved;
     checks_without_bytes_ = 0;

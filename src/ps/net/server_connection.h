@@ -95,8 +95,8 @@ class Connection final : public ServerConnection {
   std::size_t ahead_begin_ = 0;
   std::size_t ahead_end_ = 0;
   bool in_payload_ = false;
-  bool reading_ = false;    // a read is under way
-  bool amid_message_ = false;  // the last frame said that more of it follow
+  bool reading_ = false;                // a read is under way
+  bool amid_message_ = false;           // the last frame said that more of it follow
   std::atomic<bool> consuming_{false};  // own thread: small replies are gathered until it ends
   wire::FrameHeader header_;
   IncomingPayload payload_;

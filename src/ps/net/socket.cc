@@ -111,8 +111,8 @@ Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::stri
       return Status(StatusCode::kClosed, "interrupted while " + what);
     }
     // Rounded up, so as not to spin before the end.
-    auto left = std::min<SteadyTime::duration>(deadline - now, is_interrupted ? kInterruptInterval
-                                                                              : kWaitMax);
+    auto left = std::min<SteadyTime::duration>(deadline - now,
+                                               is_interrupted ? kInterruptInterval : kWaitMax);
     auto left_ms = std::chrono::ceil<std::chrono::milliseconds>(left).count();
     pollfd waiting{fd, events, 0};
     int ready = poll(&waiting, 1, static_cast<int>(left_ms));

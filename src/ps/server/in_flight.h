@@ -5,15 +5,20 @@
 #include <cstdint>
 #include <utility>
 
+#include "ps/base/limits.h"
+
 namespace ps::server {
 
-// Bytes and requests that are being assembled or served, over all connections. Requests share
+// Bytes and requests that are being assembled or served, over all connections, up to the last byte
+// of the reply. At most requests_max of them take bytes. Requests share
 // `bytes_max`; beside it one request at a time, one that is large by itself (above a quarter of
 // bytes_max), may take up to oversized_bytes_max(), so that nothing is refused for its size but
 // what is larger than that. Lock-free, thread-safe; outlives its tickets.
 class InFlight {
  public:
-  explicit InFlight(std::size_t bytes_max) : bytes_max_(bytes_max) {}
+  explicit InFlight(std::size_t bytes_max,
+                    std::uint64_t requests_max = limits::kRequestsPerServerMax)
+      : bytes_max_(bytes_max), requests_max_(requests_max) {}
 
   enum class Taken {
     kYes,
@@ -22,6 +27,7 @@ class InFlight {
   };
 
   std::size_t bytes_max() const { return bytes_max_; }
+  std::uint64_t requests_max() const { return requests_max_; }
   std::size_t oversized_bytes_max() const { return 16 * bytes_max_; }
   std::size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
   std::uint64_t requests() const { return requests_.load(std::memory_order_acquire); }
@@ -37,6 +43,7 @@ class InFlight {
   }
 
   const std::size_t bytes_max_;
+  const std::uint64_t requests_max_;
   std::atomic<std::size_t> bytes_{0};
   std::atomic<std::uint64_t> requests_{0};
   std::atomic<bool> oversized_taken_{false};
@@ -56,6 +63,10 @@ class Ticket {
   Ticket& operator=(const Ticket&) = delete;
 
   InFlight::Taken TryAdd(std::size_t bytes) {
+    bool is_first = bytes_ == 0 && !oversized_;
+    if (is_first && in_flight_->requests() > in_flight_->requests_max_) {
+      return InFlight::Taken::kBusy;
+    }
     if (bytes_ + bytes > in_flight_->oversized_bytes_max()) return InFlight::Taken::kNever;
     if (!oversized_ && !in_flight_->TryAdd(bytes) && !TakeOversized(bytes)) {
       return InFlight::Taken::kBusy;

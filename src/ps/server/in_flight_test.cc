@@ -44,5 +44,19 @@ TEST(InFlight, OneLargeRequestAtATimeMayGoBeyond) {
   EXPECT_EQ(other.TryAdd(500), Taken::kYes);
 }
 
+TEST(InFlight, RequestsAreCountedToTheirLimit) {
+  InFlight in_flight(100, /*requests_max=*/2);
+  Ticket first(&in_flight);
+  auto second = std::make_unique<Ticket>(&in_flight);
+  Ticket third(&in_flight);
+  EXPECT_EQ(third.TryAdd(1), Taken::kBusy);
+  second.reset();
+  EXPECT_EQ(first.TryAdd(1), Taken::kYes);
+  EXPECT_EQ(third.TryAdd(1), Taken::kYes);
+  Ticket fourth(&in_flight);
+  EXPECT_EQ(third.TryAdd(1), Taken::kYes) << "what is under way goes on";
+  EXPECT_EQ(fourth.TryAdd(1), Taken::kBusy);
+}
+
 }  // namespace
 }  // namespace ps::server

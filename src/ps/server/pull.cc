@@ -19,8 +19,9 @@ class Pull final : public DataRequest {
  public:
   using DataRequest::DataRequest;
 
-  // Takes the right to the memory of all reply parts. Each part's own memory is taken when the first
-  // shard comes to it and given back when it is sent, so that few are there at a time, in the cache.
+  // Takes the right to the memory of all reply parts. Each part's own memory is taken when the
+  // first shard comes to it and given back when it is sent, so that few are there at a time, in the
+  // cache.
   Status TakeReplies() {
     std::size_t bytes = 0;
     for (FramePlan& frame : plan().frames) bytes += ReplyBytes(frame);

@@ -50,11 +50,6 @@ void Request::SendPart(std::uint64_t part, net::Buffer payload) {
 
 Status TakeBytes(Request& request, std::size_t bytes) {
   const Core& core = *request.core;
-  if (core.in_flight.requests() > limits::kRequestsPerServerMax) {
-    return ConnectionError(core.Name() + " is busy: it has " +
-                           std::to_string(limits::kRequestsPerServerMax) +
-                           " requests under way, as many as it takes; try again");
-  }
   InFlight::Taken taken = request.ticket.TryAdd(bytes);
   if (taken == InFlight::Taken::kYes) return Status::Ok();
   if (taken == InFlight::Taken::kNever) {
@@ -62,8 +57,10 @@ Status TakeBytes(Request& request, std::size_t bytes) {
                              std::to_string(core.in_flight.oversized_bytes_max()) +
                              " bytes; send or ask for less at once");
   }
-  return ConnectionError(core.Name() + " is busy: requests of " +
-                         std::to_string(core.in_flight.bytes()) + " bytes are under way, at most " +
+  return ConnectionError(core.Name() + " is busy: " + std::to_string(core.in_flight.requests()) +
+                         " requests of " + std::to_string(core.in_flight.bytes()) +
+                         " bytes are under way, at most " +
+                         std::to_string(core.in_flight.requests_max()) + " of " +
                          std::to_string(core.in_flight.bytes_max()) + "; try again");
 }
 

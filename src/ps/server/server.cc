@@ -98,12 +98,14 @@ std::size_t ConnectionsMax(const Core& core) {
   constexpr std::size_t kWanted = limits::kConnectionsPerServerMax;
   std::size_t descriptors = net::RaiseDescriptorLimit(kWanted + kOtherDescriptors);
   if (descriptors >= kWanted + kOtherDescriptors) return kWanted;
-  std::size_t room = descriptors > 2 * kOtherDescriptors ? descriptors - kOtherDescriptors
-                                                         : std::max<std::size_t>(descriptors / 2, 1);
-  std::fprintf(stderr,
-               "pyspark_ps: %s takes %zu connections instead of %zu: this process may have %zu open "
-               "files and sockets (ulimit -n)\n",
-               core.Name().c_str(), room, kWanted, descriptors);
+  std::size_t room = descriptors > 2 * kOtherDescriptors
+                         ? descriptors - kOtherDescriptors
+                         : std::max<std::size_t>(descriptors / 2, 1);
+  std::fprintf(
+      stderr,
+      "pyspark_ps: %s takes %zu connections instead of %zu: this process may have %zu open "
+      "files and sockets (ulimit -n)\n",
+      core.Name().c_str(), room, kWanted, descriptors);
   return room;
 }
 

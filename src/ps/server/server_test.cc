@@ -410,6 +410,20 @@ TEST(Server, RepliesOnTheirWayToASlowReaderCountAsInFlight) {
     std::this_thread::yield();
   }
 
+  std::size_t served = 0;
+  for (std::uint64_t id : ids) {
+    auto sections = client->ReadPull(id, 1);
+    if (sections.ok()) {
+      ++served;
+    } else {
+      EXPECT_THAT(Refusal(sections.status(), StatusCode::kConnection), HasSubstr("busy"));
+    }
+  }
+  EXPECT_GE(served, 4u);
+  EXPECT_LE(served, 12u) << "6 MiB may wait, and the socket holds some";
+  EXPECT_TRUE(client->Pull({pull}).ok()) << "all is given back";
+}
+
 TEST(Server, RequestsUnderWayAreBounded) {
   ClusterOptions options;
   options.message_bytes_max = 1u << 20;
@@ -460,21 +474,7 @@ class ServerTensors : public ::testing::TestWithParam<int> {
   std::unique_ptr<Cluster> cluster_ = StartCluster(WithThreads(GetParam()));
   std::unique_ptr<RawClient> client_ = cluster_->Connect();
 };
-INSTANTIATE_  std::size_t served = 0;
-  for (std::uint64_t id : ids) {
-    auto sections = client->ReadPull(id, 1);
-    if (sections.ok()) {
-      ++served;
-    } else {
-      EXPECT_THAT(Refusal(sections.status(), StatusCode::kConnection), HasSubstr("busy"));
-    }
-  }
-  EXPECT_GE(served, 4u);
-  EXPECT_LE(served, 12u) << "6 MiB may wait, and the socket holds some";
-  EXPECT_TRUE(client->Pull({pull}).ok()) << "all is given back";
-}
-
-TEST_SUITE_P(Threads, ServerTensors, ::testing::Values(1, 3));
+INSTANTIATE_TEST_SUITE_P(Threads, ServerTensors, ::testing::Values(1, 3));
 
 TEST_P(ServerTensors, ChunksAreAssignedTrainedAndSentWhenChanged) {
   Define({{0, "kernel", {2, 3}}, {0, "bias", {}}});

@@ -100,6 +100,9 @@ Result<Challenge> DecodeChallenge(std::span<const std::byte> payload) {
   std::memcpy(challenge.nonce.data(), in, sizeof(Nonce));
   in += sizeof(Nonce);
   std::memcpy(&challenge.identity.server_id, in, sizeof(std::uint32_t));
+  std::uint32_t zero = 0;
+  std::memcpy(&zero, in + 4, sizeof(zero));
+  if (zero != 0) return DataCorruption("handshake: a challenge's identity has bytes of no meaning");
   std::memcpy(&challenge.identity.incarnation, in + 8, sizeof(std::uint64_t));
   in += kIdentityBytes;
   std::memcpy(challenge.proof.data(), in, sizeof(Digest));

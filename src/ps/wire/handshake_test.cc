@@ -89,5 +89,15 @@ TEST(Handshake, NoncesDoNotRepeat) {
   EXPECT_NE(*a, *b);
 }
 
+// Found by fuzzing: they are not under the proof either.
+TEST(Handshake, ChallengeWithBytesOfNoMeaningIsCorruption) {
+  std::string payload = EncodeChallenge({});
+  ASSERT_TRUE(DecodeChallenge(std::as_bytes(std::span(payload.data(), payload.size()))).ok());
+  payload[36] = 1;
+  EXPECT_EQ(
+      DecodeChallenge(std::as_bytes(std::span(payload.data(), payload.size()))).status().code(),
+      StatusCode::kDataCorruption);
+}
+
 }  // namespace
 }  // namespace ps::wire
