@@ -14,7 +14,7 @@
 #include <random>
 #include <sstream>
 
-#include "bare_sockets.h"
+#include "bench/bare_sockets.h"
 #include "ps/client/client.h"
 #include "ps/coordinator/coordinator.h"
 #include "ps/server/server.h"

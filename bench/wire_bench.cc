@@ -8,7 +8,7 @@
 #include <asio/io_context.hpp>
 #include <memory>
 
-#include "bare_sockets.h"
+#include "bench/bare_sockets.h"
 #include "ps/net/client_connection.h"
 #include "ps/net/listener.h"
 #include "ps/wire/messages.h"
