@@ -214,6 +214,14 @@ class TrainerConfig(ConfigBase):
     Attributes:
         shuffle_seed: seed of all that is random in a run; None = drawn once on the driver.
         date_format: how a date stands in the path (`strftime`).
+        s3_checkpoint_path: any path or URL; each day's checkpoint lies below it as `dt=YYYY-MM-DD`.
+            "" = no checkpoints.
+        decay_method: "multiply" (by `decay_factor`) or "prune" (rows whose count is below
+            `prune_threshold`).
+        log_every_n_batches: how often a worker logs how far it is.
+        verbose: shows progress and a table of the days, and what workers log.
+        progress_update_threshold: rows of a running day that must be new to be shown.
+        keep_checkpoints: checkpoints of days that are kept, those of the greatest dates; 0 = all.
         prefetch_depth: batches pulled ahead of the one being computed; 0 = strictly synchronous.
         clipnorm: largest L2 norm of the gradient of each dense weight (as Keras' clipnorm).
         clipvalue: largest absolute value in the gradients of dense weights (as Keras' clipvalue).
@@ -241,7 +249,7 @@ class TrainerConfig(ConfigBase):
     ps_config: PSConfig = setting(factory=PSConfig)
     s3_data_path_template: str = setting("")
     date_format: str = setting("%Y-%m-%d")
-    s3_checkpoint_path: str = setting("", not_built="checkpoints come later")
+    s3_checkpoint_path: str = setting("")
     checkpoint_after_each_day: bool = setting(True)
     decay_after_each_day: bool = setting(True)
     decay_method: str = setting("multiply", choices=("multiply", "prune"))
@@ -251,7 +259,7 @@ class TrainerConfig(ConfigBase):
     verbose: bool = setting(True)
     progress_update_threshold: int = setting(100_000, at_least=1)
     prefetch_depth: int = setting(1, at_least=0)
-    keep_checkpoints: int = setting(0, at_least=0, not_built="checkpoints come later")
+    keep_checkpoints: int = setting(0, at_least=0)
     clipnorm: float | None = setting(None, above=0)
     clipvalue: float | None = setting(None, above=0)
     embedding_clipnorm: float | None = setting(None, above=0)

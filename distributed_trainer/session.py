@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from distributed_trainer.checkpoints import TrainerCheckpoints
 from distributed_trainer.config import TrainerConfig
+from distributed_trainer.errors import TrainingError
 from distributed_trainer.pools import TaskOutcome, WorkerPool, WorkerSpec
 from distributed_trainer.run_state import RunState
 from distributed_trainer.task import TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.units import UnitOfWork, distribute_units
 from distributed_trainer.worker import define_on_servers
-from pyspark_ps import PSMainClient
+from pyspark_ps import PSConnectionError, PSError, PSMainClient
 
 logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0
+# How long after a broken connection the coordinator may take to know that the server is lost.
+LOSS_KNOWN_SECONDS = 5.0
 
 
 class Session:
     """Started servers and workers. For one thread, but for `pushes_done`.
+
+    Attributes:
+        state: of the run.
+        restorable: the checkpoint that holds all that was trained so far; None where there is none.
 
     Args:
         spark_context: None = the workers are child processes.
@@ -44,21 +59,25 @@ class Session:
         self.main_client = main_client
         self.wrapper = wrapper
         self.state = RunState.begin(config)
+        self.checkpoints = TrainerCheckpoints(config, main_client)
+        self.restorable: str | None = None
         self._context = spark_context
         self._builder = builder
         self._pool: WorkerPool | None = None
         self._check_slots()
-        self._start()
+        main_client.start_servers()
+        self._start_workers()
 
-    def _start(self) -> None:
-        servers = self.main_client.start_servers()
+    def _start_workers(self) -> None:
+        """New workers that know the servers and the run of now; their first task starts them."""
         define_on_servers(self.main_client.worker_client(), self.config, self.wrapper)
         spec = WorkerSpec(
             run=self.state.run,
             config=self.config.to_dict(),
-            server_info=[server.to_dict() for server in servers],
+            server_info=[server.to_dict() for server in self.main_client.get_server_info()],
             model_builder=self._builder,
         )
+        self._end_workers()
         if self._context is None:
             from distributed_trainer.pools.processes import ProcessPool
 
@@ -76,16 +95,97 @@ class Session:
                 self._context, self.main_client.executor_slots_needed(), self.config.num_workers
             )
 
-    def close(self) -> None:
-        """Ends workers and servers."""
+    def _end_workers(self) -> None:
         pool, self._pool = self._pool, None
         try:
             if pool is not None:
                 pool.close()
         except Exception:
             logger.exception("the workers could not be ended in order")
+
+    def close(self) -> None:
+        """Ends workers and servers."""
+        self._end_workers()
+        self.main_client.shutdown_servers()
+
+    # ---- checkpoints
+    def save(self, path: str) -> None:
+        """Saves all that the run needs to go on. No push may be under way."""
+        self.checkpoints.save(self, path)
+        self.restorable = path
+
+    def save_day(self, date: str) -> str | None:
+        """Saves after a day as configured; where, or None."""
+        self.restorable = self.checkpoints.after_day(self, date)
+        return self.restorable
+
+    def resume(self, path: str) -> None:
+        """Goes on from a checkpoint: its rows and weights, and the state of its run.
+
+        Raises:
+            NotFoundError, DataCorruptionError, StorageError: it cannot be loaded.
+            ConfigurationError: it is of another model.
+        """
+        state = self.checkpoints.load(path, self.wrapper) or self.state
+        if self.config.shuffle_seed is not None:
+            state = replace(state, seed=self.config.shuffle_seed)
+        self.state = state.renamed()
+        self.restorable = path
+        self._start_workers()
+        self.fetch_weights()
+
+    def recover(self) -> None:
+        """After the loss of a server: all of them start again and go back to `restorable`."""
+        assert self.restorable is not None
+        rate_scale = self.state.rate_scale
+        self._end_workers()
+        try:
+            self.main_client.shutdown_servers(0)
+        except PSError as error:  # what a cluster without all its servers cannot save; it has ended
+            logger.debug("%s", error)
+        self.main_client.start_servers()
+        self.resume(self.restorable)
+        self.state.rate_scale = rate_scale  # callbacks have set it for the day in progress
+
+    def lost_servers(self, after: PSError | None = None) -> list[int]:
+        """Ids of servers that ended by themselves.
+
+        Args:
+            after: an error that may come from such a loss; the news of it is waited for.
+        """
+        is_hint = after is not None and PSConnectionError.__name__ in f"{type(after)} {after}"
+        deadline = time.monotonic() + (LOSS_KNOWN_SECONDS if is_hint else 0.0)
+        while True:
+            servers = self.main_client.get_server_info()
+            lost = [server.server_id for server in servers if server.status == "lost"]
+            if lost or time.monotonic() >= deadline:
+                return lost
+            time.sleep(0.1)
+
+    @contextmanager
+    def _watched(self, pool: WorkerPool) -> Iterator[None]:
+        """Ends the workers' tasks when a server is lost: they would only wait for it."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(WATCH_SECONDS):
+                if self.lost_servers():
+                    with contextlib.suppress(Exception):  # the pass fails in any case
+                        pool.cancel()
+                    return
+
+        watcher = threading.Thread(target=watch, name="watch-servers", daemon=True)
+        watcher.start()
+        try:
+            yield
+        except TrainingError as error:
+            lost = self.lost_servers(error)
+            if lost:
+                raise PSConnectionError(f"servers {lost} have ended; {error}") from error
+            raise
         finally:
-            self.main_client.shutdown_servers()
+            done.set()
+            watcher.join()
 
     # ---- passes
     def train(self, date: str, units: Sequence[UnitOfWork]) -> tuple[TaskReport, list[TaskOutcome]]:
@@ -138,10 +238,11 @@ class Session:
             for worker_id, share in enumerate(distribute_units(units, self.config.num_workers))
             if share
         ]
-        outcomes = self._pool.run(tasks)
         merged = TaskReport()
-        for outcome in outcomes:
-            merged.merge(outcome.result())
+        with self._watched(self._pool):
+            outcomes = self._pool.run(tasks)
+            for outcome in outcomes:
+                merged.merge(outcome.result())
         return merged, outcomes
 
     def pushes_done(self) -> int:

@@ -13,6 +13,7 @@ import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 
+from distributed_trainer.checkpoints import check_resume
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.data_loader import parse_date_range
 from distributed_trainer.date_range import DateRange
@@ -29,11 +30,7 @@ from distributed_trainer.session import Session
 from distributed_trainer.task import EVALUATE, PREDICT
 from pyspark_ps import PSMainClient
 from pyspark_ps.client.checkpoints import hadoop_settings
-from pyspark_ps.errors import (
-    ClosedError,
-    ConfigurationError,
-    InvalidArgumentError,
-)
+from pyspark_ps.errors import ClosedError, InvalidArgumentError
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +142,8 @@ class DistributedTrainer:
         if self._builder is None:
             raise InvalidArgumentError("no model: call set_model or set_model_builder first")
         if self._session is None:
-            logger.info("s3_checkpoint_path is empty: this training writes no checkpoints")
+            if not self.config.s3_checkpoint_path:
+                logger.info("s3_checkpoint_path is empty: this training writes no checkpoints")
             self._session = Session(
                 self._context, self.config, self._ps, self._wrapper, self._builder
             )
@@ -178,28 +176,41 @@ class DistributedTrainer:
         """Trains on each day from start to end, both included; returns the summary of the range.
 
         Args:
+            resume_from_checkpoint: a checkpoint's path, or "latest" (the greatest date below
+                `s3_checkpoint_path`; none there = start from nothing). Days up to the
+                checkpoint's are skipped.
             callbacks: Keras callbacks; a day is an epoch. They run on the driver with merged logs.
             validate_before_training: each day is predicted before it is trained on; its metrics
                 are in the day's record under "validation" and in the callbacks' logs as `val_*`.
 
         Raises:
             InvalidArgumentError: (a ValueError) the range ends before it starts, or is no range.
+            NotFoundError: no checkpoint at the path to resume from.
             TrainingError: a day failed; the cause comes first, and is chained.
         """
-        if resume_from_checkpoint is not None:
-            raise ConfigurationError(
-                f"resume_from_checkpoint = {resume_from_checkpoint!r}: not built yet (checkpoints)"
-            )
         self._check_open()
+        if resume_from_checkpoint is not None:
+            check_resume(resume_from_checkpoint, self.config)
         self._files.check_template()
         dates = parse_date_range(start_date, end_date)
+        session = self._start()
+        skip_to = ""
+        if resume_from_checkpoint is not None:
+            path = session.checkpoints.find(resume_from_checkpoint)
+            if path is not None:
+                session.resume(path)
+                skip_to = session.state.last_day
         days = DateRange(
-            self._start(), self._files, self._history.append, validate=validate_before_training
+            session,
+            self._files,
+            self._history.append,
+            skip_to=skip_to,
+            validate=validate_before_training,
         )
         return days.run(dates, callbacks)
 
     def train_single_day(self, date: str | datetime.date) -> DayTrainingResult:
-        """Trains on one day, decay included as configured.
+        """Trains on one day, checkpoint and decay included as configured.
 
         Raises:
             TrainingError: the day failed; the cause comes first, and is chained.
@@ -249,12 +260,21 @@ class DistributedTrainer:
 
     # ---- state
     def save_checkpoint(self, path: str) -> None:
-        """Not built yet."""
-        raise ConfigurationError(f"save_checkpoint({path!r}): checkpoints are not built yet")
+        """Saves what the training needs to go on from here; any cluster may load it.
+
+        Raises:
+            StorageError: the place cannot be written.
+        """
+        self._start().save(path)
 
     def load_checkpoint(self, path: str) -> None:
-        """Not built yet."""
-        raise ConfigurationError(f"load_checkpoint({path!r}): checkpoints are not built yet")
+        """Goes back to a checkpoint: rows, weights, and the state of the run that saved it.
+
+        Raises:
+            NotFoundError: there is no complete checkpoint.
+            ConfigurationError: it is of another model, or of tables of other dimensions.
+        """
+        self._start().resume(path)
 
     def get_server_info(self) -> list[Any]:
         """The servers; empty before the first start."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 
-def run_example(name: str, package: str = "pyspark_ps") -> str:
+def run_example(name: str, *arguments: str, package: str = "pyspark_ps") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", f"{package}.examples.{name}"],
+        [sys.executable, "-m", f"{package}.examples.{name}", *arguments],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -42,7 +43,23 @@ def test_distributed_embedding_brings_words_of_a_topic_together() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_trainers_simple_training_predicts_a_day_it_has_not_seen() -> None:
-    said = run_example("simple_training", "distributed_trainer")
+    said = run_example("simple_training", package="distributed_trainer")
     (auc,) = re.findall(r"auc (\S+) on a day it has not seen", said)
     assert float(auc) > 0.78  # the chances known, it would be 0.85
     assert "20,000 predictions" in said
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_train_demo_goes_on_with_the_new_days_when_run_again(tmp_path: Path) -> None:
+    def statuses(days: int) -> list[str]:
+        arguments = ("--folder", str(tmp_path), "--days", str(days))
+        said = run_example("train_demo", *arguments, package="distributed_trainer")
+        return re.findall(r"^2025-12-\d\d  (skipped|20,000 clicks)", said, re.M)
+
+    assert statuses(2) == ["20,000 clicks"] * 2
+    assert statuses(3) == ["skipped", "skipped", "20,000 clicks"]
+    assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "model.keras").exists()
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4

@@ -56,6 +56,6 @@ def test_the_daily_job(tmp_path: Path) -> None:
         folder = tmp_path / "clicks" / f"dt=2025-12-{day}"
         folder.mkdir(parents=True)
         pq.write_table(table, folder / "part-0.parquet")
-    code = example("train_date_range").replace("/mnt/data/clicks", f"{tmp_path}/clicks")
+    code = example("train_date_range").replace("/mnt/data/", f"{tmp_path}/")
     code += '\nprint(summary["num_days_trained"], summary["total_samples"], model.input_shape)\n'
     assert run(code, tmp_path).strip().splitlines()[-1] == "2 10000 (None, 146)"

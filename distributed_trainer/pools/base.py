@@ -109,6 +109,9 @@ class WorkerPool(Protocol):
             TrainingError: a task could not be run.
         """
 
+    def cancel(self) -> None:
+        """Ends tasks under way, so that `run`, in another thread, raises soon. Thread-safe."""
+
     def close(self) -> None:
         """Ends the workers; idempotent."""
 

@@ -69,6 +69,11 @@ class ProcessPool:
             worker.kill()
         self._workers.clear()
 
+    def cancel(self) -> None:
+        """See `WorkerPool.cancel`."""
+        for worker in list(self._workers.values()):
+            worker.interrupt()
+
     def close(self) -> None:
         """See `WorkerPool.close`."""
         for worker in self._workers.values():
@@ -128,6 +133,10 @@ class _Child:
             f"code {self._process.poll()}; "
             + (f"its last lines:\n  {words}" if words else "it wrote nothing")
         )
+
+    def interrupt(self) -> None:
+        """Ends the process in the middle of its work; who waits for its result sees that."""
+        self._process.kill()
 
     def kill(self) -> None:
         self._process.kill()

@@ -61,7 +61,7 @@ class SparkPool:
             yield
         except BaseException as error:
             with contextlib.suppress(Exception):  # Spark may be gone
-                context.cancelJobGroup(self._group)
+                self.cancel()
             if isinstance(error, Exception):
                 raise TrainingError(first_cause(error)) from error
             raise
@@ -69,6 +69,10 @@ class SparkPool:
             with contextlib.suppress(Exception):
                 for name, value in outer.items():
                     context.setLocalProperty(name, cast(str, value))  # None removes it
+
+    def cancel(self) -> None:
+        """See `WorkerPool.cancel`."""
+        self._context.cancelJobGroup(self._group)
 
     def close(self) -> None:
         """See `WorkerPool.close`."""
