@@ -82,7 +82,7 @@ def _check_bytes(location: Location, record: FileRecord) -> None:
         file = location.open_input(record.path)
     except NotFoundError:
         raise NotFoundError("it is missing") from None
-    with file:
+    with file, location.errors("read", record.path):
         if file.size() != record.bytes:
             raise DataCorruptionError(
                 f"it has {file.size()} bytes, the manifest says {record.bytes}"

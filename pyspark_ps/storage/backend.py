@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyspark_ps.errors import NotFoundError, StorageError
@@ -45,6 +46,9 @@ class Backend(Protocol):
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
         """For pyarrow's own readers."""
+
+    def errors(self, action: str, path: str) -> AbstractContextManager[None]:
+        """Turns what using an open file raises into this storage's errors: "cannot <action>"."""
 
     def size(self, path: str) -> int: ...
 
@@ -118,6 +122,9 @@ class LocalBackend:
 
             self._filesystem = fs.LocalFileSystem()
         return self._filesystem
+
+    def errors(self, action: str, path: str) -> AbstractContextManager[None]:
+        return os_errors(action, path)
 
     def size(self, path: str) -> int:
         with os_errors("read", path):
@@ -240,6 +247,9 @@ class ArrowBackend:
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
         return self._filesystem
+
+    def errors(self, action: str, path: str) -> AbstractContextManager[None]:
+        return os_errors(action, path)
 
     def size(self, path: str) -> int:
         with os_errors("read", path):

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -93,6 +94,10 @@ class Location:
     def open_input(self, name: str = "") -> Any:
         """A pyarrow NativeFile with random access; errors as `size`."""
         return self.backend.open_input(_joined(self.path, name))
+
+    def errors(self, action: str, name: str = "") -> AbstractContextManager[None]:
+        """Turns what an open file raises into NotFoundError and StorageError naming the place."""
+        return self.backend.errors(action, _joined(self.path, name))
 
     def open_output(self, name: str = "") -> Output:
         """A new file, streamed; it counts when its `close` has returned.

@@ -83,20 +83,20 @@ class S3Backend:
 
     def size(self, path: str) -> int:
         bucket, key = _split(path)
-        with self._errors("read", path):
+        with self.errors("read", path):
             return int(self._client.head_object(Bucket=bucket, Key=key)["ContentLength"])
 
     def open_input(self, path: str) -> Any:
-        with self._errors("read", path):
+        with self.errors("read", path):
             return self.filesystem.open_input_file(path)
 
     def open_output(self, path: str) -> Output:
         bucket, key = _split(path)
-        return _Upload(self._transfers, bucket, key, lambda: self._errors("write", path))
+        return _Upload(self._transfers, bucket, key, lambda: self.errors("write", path))
 
     def read(self, path: str) -> tuple[bytes, str]:
         bucket, key = _split(path)
-        with self._errors("read", path):
+        with self.errors("read", path):
             answer = self._client.get_object(Bucket=bucket, Key=key)
             with contextlib.closing(answer["Body"]) as body:
                 return body.read(), answer["ETag"]
@@ -108,7 +108,7 @@ class S3Backend:
         condition = {}
         if expected is not None:
             condition = {"IfNoneMatch": "*"} if expected == ABSENT else {"IfMatch": expected}
-        with self._errors("write", path):
+        with self.errors("write", path):
             try:
                 self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
             except ClientError as error:
@@ -123,7 +123,7 @@ class S3Backend:
     def entries(self, folder: str) -> Iterator[Entry]:
         bucket, key = _split(folder)
         prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
-        with self._errors("list", folder):
+        with self.errors("list", folder):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=prefix
             )
@@ -143,7 +143,7 @@ class S3Backend:
 
     def _delete_some(self, bucket: str, keys: list[str]) -> None:
         request = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        with self._errors("delete", f"{bucket}/{keys[0]}"):
+        with self.errors("delete", f"{bucket}/{keys[0]}"):
             answer = self._client.delete_objects(Bucket=bucket, Delete=request)
         for failed in answer.get("Errors", ()):
             if failed.get("Code") not in _MISSING:
@@ -157,7 +157,7 @@ class S3Backend:
         bucket, key = _split(folder)
         prefix = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
         try:
-            with self._errors("list uploads of", folder):
+            with self.errors("list uploads of", folder):
                 pages = self._client.get_paginator("list_multipart_uploads").paginate(
                     Bucket=bucket, Prefix=prefix
                 )
@@ -184,7 +184,7 @@ class S3Backend:
         return self._options.endpoint_url or f"AWS, region {self._options.region}"
 
     @contextlib.contextmanager
-    def _errors(self, action: str, path: str) -> Iterator[None]:
+    def errors(self, action: str, path: str) -> Iterator[None]:
         """Turns what boto3 and pyarrow raise into NotFoundError and StorageError."""
         import pyarrow as pa
         from botocore.exceptions import BotoCoreError, ClientError
@@ -211,6 +211,8 @@ class S3Backend:
             return StorageError(f"{what}: {code}: {_ask_for_rights(bucket)}")
         if code in _BAD_KEYS:
             return StorageError(f"{what}: {code}: {_CHECK_KEYS}")
+        if code in _WRONG_REGION:
+            return StorageError(f"{what}: {code}: {_CHECK_REGION}")
         message = self._clean(error.response.get("Error", {}).get("Message", ""))
         return StorageError(f"{what}: {code} {message}".rstrip())
 
@@ -223,6 +225,8 @@ class S3Backend:
             return StorageError(f"{what}: AccessDenied: {_ask_for_rights(bucket)}")
         if kind in ("NoCredentialsError", "PartialCredentialsError"):
             return StorageError(f"{what}: no credentials were found: {_CHECK_KEYS}")
+        if any(word in text for word in ("HTTP status 301", *_WRONG_REGION[1:])):
+            return StorageError(f"{what}: {_CHECK_REGION}: {text}")
         if kind in _UNREACHABLE or "NETWORK_CONNECTION" in text:
             return StorageError(
                 f"{what}: nothing answers there ({kind}): check s3_endpoint_url "
@@ -237,6 +241,10 @@ _UNREACHABLE = (
     "ReadTimeoutError",
     "ConnectionClosedError",
     "SSLError",
+)
+_WRONG_REGION = ("301", "PermanentRedirect", "AuthorizationHeaderMalformed")
+_CHECK_REGION = (
+    "the bucket is in another region: check s3_region (fs.s3a.endpoint.region, AWS_REGION)"
 )
 _CHECK_PLACE = "create it, or check its name, s3_endpoint_url and s3_region"
 _CHECK_KEYS = (

@@ -40,6 +40,7 @@ class VerifiedFile:
     """
 
     def __init__(self, location: Location, record: FileRecord, verify: bool = True) -> None:
+        self._location = location
         self._record = record
         self._verify = verify
         self._place = f"{location}/{record.path}"
@@ -69,7 +70,7 @@ class VerifiedFile:
 
     def read(self, group: RowGroup, columns: list[str] | None = None) -> pa.Table:
         """The rows of one row group; safe to call from several threads."""
-        data = self._file.read_at(group.end - group.begin, group.begin)
+        data = self._read_at(group.end - group.begin, group.begin)
         if self._verify and checksum(data) != group.checksum:
             raise self.damaged(f"checksum of row group {group.number} does not agree")
         source = pa.PythonFile(_Stretch(data, group.begin, self._record.bytes), mode="r")
@@ -84,9 +85,13 @@ class VerifiedFile:
         """Ends access."""
         self._file.close()
 
+    def _read_at(self, count: int, offset: int) -> Any:
+        with self._location.errors("read", self._record.path):
+            return self._file.read_at(count, offset)
+
     def _footer(self) -> Any:
         record = self._record
-        data = self._file.read_at(record.footer_bytes, record.bytes - record.footer_bytes)
+        data = self._read_at(record.footer_bytes, record.bytes - record.footer_bytes)
         if self._verify and checksum(data) != record.footer_checksum:
             raise self.damaged("checksum of its footer does not agree")
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pyspark_ps.checkpoint.verifying import verify
 from pyspark_ps.errors import NotFoundError, PSError, StorageError
 from pyspark_ps.storage import CheckpointManager, Location, open_location, read_manifest
 from pyspark_ps.tests.checkpoint_data import contents, expected, save_checkpoint
@@ -151,6 +152,31 @@ def every_failure(place: Location) -> list[PSError]:
         assert SECRET_KEY not in str(error)
         assert ACCESS_KEY not in str(error)
     return raised
+
+
+def test_a_file_that_opens_and_then_cannot_be_read_is_named(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    manager, path = CheckpointManager(), f"s3://{bucket}/ck"
+    manifest = save_checkpoint(manager, path, count=1)
+    place = manager.location(path)
+    for status, code, reason in ((403, "AccessDenied", "s3:GetObject"), (400, "Odd", "GetObject")):
+        with s3_server.fault("GET", "/ck/embeddings", status, code):
+            with pytest.raises(StorageError, match=rf"ck/embeddings/clicks/.*{reason}"):
+                contents(place, manifest)
+            with pytest.raises(StorageError, match=reason):
+                verify(place, manifest)
+
+
+def test_a_bucket_of_another_region_is_told(s3_server: S3Server, place: Location) -> None:
+    write(place, "x", 1)
+    with (
+        s3_server.fault("GET", "/dir/x", 400, "AuthorizationHeaderMalformed"),
+        pytest.raises(StorageError, match="check s3_region"),
+    ):
+        place.read("x")
 
 
 def test_a_missing_bucket_is_named(s3_server: S3Server) -> None:
