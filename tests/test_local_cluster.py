@@ -526,12 +526,6 @@ def test_statistics_have_the_keys_of_the_contract() -> None:
     assert sum(s["tables"]["other"]["created_total"] for s in stats["servers"]) == 20
 
 
-@pytest.mark.parametrize("method", ["checkpoint", "restore", "save_to_s3", "list_checkpoints"])
-def test_what_is_not_built_yet_says_so(shared: PSMainClient, method: str) -> None:
-    with pytest.raises(PSError, match="not built yet"):
-        getattr(shared, method)("/tmp/x")
-
-
 def test_a_wrong_configuration_or_context_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigurationError, match="num_servers"):
         PSMainClient(None, small(num_servers=0))
