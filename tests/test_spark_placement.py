@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def train_partition(
 
 
 def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
-    spark_context: Any,
+    spark_context: Any, tmp_path: Path
 ) -> None:
     settings = config(
         optimizer_configs={"sgd": {"learning_rate": 1.0, "momentum": 0}},
@@ -123,11 +124,20 @@ def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
     assert wait_until(lambda: not any(is_running(pid) for pid in pids))
     assert wait_until(lambda: active_tasks(spark_context) == 0)
     # Every slot is free again: as many tasks as there are slots run at the same time.
-    sleepers = spark_context.parallelize(range(SLOTS), SLOTS).map(lambda _: time.sleep(4))
-    job = threading.Thread(target=sleepers.count)
+    seen = str(tmp_path / "seen")
+
+    def wait_until_seen(_: int) -> None:
+        while not os.path.exists(seen):
+            time.sleep(0.05)
+
+    waiting = spark_context.parallelize(range(SLOTS), SLOTS).map(wait_until_seen)
+    job = threading.Thread(target=waiting.count)
     job.start()
-    assert wait_until(lambda: active_tasks(spark_context) == SLOTS, 30)
-    job.join()
+    try:
+        assert wait_until(lambda: active_tasks(spark_context) == SLOTS, 60)
+    finally:
+        Path(seen).touch()
+        job.join()
 
 
 def test_spark_tasks_meet_at_a_barrier_while_the_driver_works(spark_context: Any) -> None:
