@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TAKE_SECONDS = 1.0
 REPORT_SECONDS = 0.2
-# Saving gives way to whatever else wants the processor; loading is waited for.
+# Steps of niceness by which saving gives way to serving; loading is waited for.
 SAVE_NICENESS = 10
 
 Task = dict[str, Any]
@@ -105,8 +105,7 @@ class CheckpointJobs:
     def _save(self, task: Task, report: Report) -> dict[str, Any]:
         from pyspark_ps.storage import PartWriter, SaveTarget
 
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SAVE_NICENESS)
+        _give_way(SAVE_NICENESS)
         writer = PartWriter(SaveTarget.from_dict(task["target"]), self._server_id)
         return _watched(
             lambda: self._write(writer, task),
@@ -197,6 +196,14 @@ class CheckpointJobs:
     def _abort(self, task: Task, report: Report) -> dict[str, Any]:
         self._prepared = None
         return {}
+
+
+def _give_way(steps: int) -> None:
+    """Lowers the priority of this thread and of those that it starts; for good, on Linux."""
+    thread = threading.get_native_id()
+    with contextlib.suppress(OSError):
+        now = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, now + steps))
 
 
 def _watched(

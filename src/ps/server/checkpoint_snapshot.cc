@@ -19,11 +19,11 @@ using arrow::Field;
 using store::RowBlock;
 
 // Rows of a stripe, about; the unit in which shards are asked.
-constexpr std::size_t kStripeBytes = 16u << 20;
-constexpr std::size_t kStripesAhead = 2;
+constexpr std::size_t kStripeBytes = 8u << 20;
+constexpr std::size_t kStripesAhead = 4;
 constexpr std::size_t kStripePartitionsFirst = 8;
 // Smaller blocks are joined into one batch.
-constexpr std::size_t kBatchBytesMin = 1u << 20;
+constexpr std::size_t kBatchBytesMin = 256u << 10;
 constexpr std::size_t kChunksPerBatch = 16;
 constexpr std::size_t kStreamsPerBatch = 65'536;
 
