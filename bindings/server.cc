@@ -88,6 +88,9 @@ ServerOptions ParseServerOptions(const std::string& text) {
     fields.Read("requests_in_flight_bytes_max", &options.requests_in_flight_bytes_max);
     fields.Read("driver_silence_seconds", &options.driver_silence_seconds);
     fields.Read("metrics_port", &options.metrics_port);
+    std::string log_level = "off";
+    fields.Read("log_level", &log_level);
+    options.log_level = Check(ParseLogLevel(log_level));
     std::string compression = "none";
     fields.Read("compression", &compression);
     options.compression = Check(wire::ParseCompression(compression));

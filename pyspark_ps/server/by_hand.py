@@ -139,6 +139,7 @@ def _run(asked: argparse.Namespace, signals: list[int]) -> int:
         ),
         "ports_tried_max": 1,
         "unix_dir": folder,
+        "log_level": asked.log_level,
     }
     try:
         server, _ = start_server(options, secret)

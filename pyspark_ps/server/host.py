@@ -63,7 +63,7 @@ def main() -> int:
         return EXIT_USAGE
     logging.basicConfig(stream=sys.stderr, level=log_level, format="%(levelname)s %(message)s")
     try:
-        return _serve(options, secret, terminated)
+        return _serve({**options, "log_level": core_level(log_level)}, secret, terminated)
     except PSError as error:
         _logger.error("server %s: %s", options.get("server_id"), error)
         return EXIT_FAILED
@@ -119,6 +119,13 @@ def end_jobs(jobs: CheckpointJobs, socket_folder: str, exit_code: int) -> None:
         _remove_socket_folder(socket_folder)
         logging.shutdown()
         os._exit(exit_code)
+
+
+def core_level(level: int) -> str:
+    """A level of `logging` as the core names it."""
+    names = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning"}
+    names[logging.ERROR] = "error"
+    return next((name for known, name in names.items() if level <= known), "off")
 
 
 def start_server(

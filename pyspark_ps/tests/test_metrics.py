@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pyspark_ps import PSConfig, PSMainClient, PSWorkerClient, TableConfig
+from pyspark_ps import (
+    PSConfig,
+    PSMainClient,
+    PSWorkerClient,
+    ResourceExhaustedError,
+    TableConfig,
+)
 from pyspark_ps.server import PSServer
 
 CONFIG = PSConfig(
@@ -97,3 +103,30 @@ def test_every_server_has_an_endpoint_and_taken_ports_move_on():
 def test_there_is_no_endpoint_unless_it_is_asked_for():
     with PSServer(0, 1, CONFIG.replace(metrics_port=None), port=0) as server:
         assert server.get_server_info().metadata["metrics_port"] is None
+
+
+def test_a_servers_log_names_server_request_and_table(caplog):
+    config = CONFIG.replace(
+        num_servers=2, server_port_base=0, metrics_port=None, max_embeddings_per_shard=20
+    )
+    with (
+        caplog.at_level("INFO", logger="pyspark_ps.server"),
+        PSMainClient(None, config) as main,
+    ):
+        with pytest.raises(ResourceExhaustedError):
+            main.worker_client().pull_embeddings(range(1000), "clicks")
+        main.decay_embeddings("prune", min_count=1)
+    lines = {
+        (record.levelname, record.getMessage().partition(" why=")[0]) for record in caplog.records
+    }
+    for server in (0, 1):
+        made = f"INFO server={server} event=table_made table=clicks dim=8 optimizer=adam"
+        assert ("INFO", made) in lines
+        refused = [
+            (level, line)
+            for level, line in lines
+            if f"server={server} event=request_refused request=pull" in line
+        ]
+        assert refused
+        assert all(level == "WARNING" for level, _ in refused)
+        assert any(f"server={server} event=rows_pruned pruned=0" in line for _, line in lines)

@@ -99,17 +99,18 @@ struct One : Rows {
 // One element by the contract's formulas as they are written there, in double.
 class Reference {
  public:
-  Reference(const OptimizerConfig& config, double value) : with_(config.params), p(value) {
+  // `config` outlives the reference.
+  Reference(const OptimizerConfig& config, double value) : with_(&config.params), p(value) {
     if (config.name == "sgd") step_ = &Reference::Sgd;
     if (config.name == "adam") step_ = &Reference::Adam;
     if (config.name == "adagrad") {
       step_ = &Reference::Adagrad;
-      acc_ = with_["initial_accumulator"];
+      acc_ = With("initial_accumulator");
     }
     if (config.name == "ftrl") {
       step_ = &Reference::Ftrl;
-      double slope = with_["l2"] + (with_["beta"] + Q(0)) / with_["alpha"];
-      if (p != 0) z_ = (p > 0 ? -1 : 1) * (with_["l1"] + std::fabs(p) * slope);
+      double slope = With("l2") + (With("beta") + Q(0)) / With("alpha");
+      if (p != 0) z_ = (p > 0 ? -1 : 1) * (With("l1") + std::fabs(p) * slope);
     }
   }
 
@@ -117,43 +118,45 @@ class Reference {
 
  private:
   void Sgd(double g) {
-    double m = with_["momentum"], g1 = g + with_["weight_decay"] * p;
+    double m = With("momentum"), g1 = g + With("weight_decay") * p;
     if (m == 0) {
-      p -= with_["learning_rate"] * g1;
+      p -= With("learning_rate") * g1;
       return;
     }
-    v_ = m * v_ + (1 - with_["dampening"]) * g1;
-    p -= with_["learning_rate"] * (with_["nesterov"] != 0 ? g1 + m * v_ : v_);
+    v_ = m * v_ + (1 - With("dampening")) * g1;
+    p -= With("learning_rate") * (With("nesterov") != 0 ? g1 + m * v_ : v_);
   }
 
   void Adam(double g) {
-    double b1 = with_["beta1"], b2 = with_["beta2"], lr = with_["learning_rate"];
+    double b1 = With("beta1"), b2 = With("beta2"), lr = With("learning_rate");
     ++t_;
     m_ = b1 * m_ + (1 - b1) * g;
     v_ = b2 * v_ + (1 - b2) * g * g;
     double m_hat = m_ / (1 - std::pow(b1, t_)), v_hat = v_ / (1 - std::pow(b2, t_));
-    if (with_["amsgrad"] != 0) v_hat = v_max_ = std::max(v_max_, v_hat);
-    p -= lr * m_hat / (std::sqrt(v_hat) + with_["epsilon"]) + lr * with_["weight_decay"] * p;
+    if (With("amsgrad") != 0) v_hat = v_max_ = std::max(v_max_, v_hat);
+    p -= lr * m_hat / (std::sqrt(v_hat) + With("epsilon")) + lr * With("weight_decay") * p;
   }
 
   void Adagrad(double g) {
-    double g1 = g + with_["weight_decay"] * p;
+    double g1 = g + With("weight_decay") * p;
     acc_ += g1 * g1;
-    p -= with_["learning_rate"] * g1 / (std::sqrt(acc_) + with_["epsilon"]);
+    p -= With("learning_rate") * g1 / (std::sqrt(acc_) + With("epsilon"));
   }
 
   void Ftrl(double g) {
-    double alpha = with_["alpha"], l1 = with_["l1"], n_old = n_;
+    double alpha = With("alpha"), l1 = With("l1"), n_old = n_;
     n_ += g * g;
     z_ += g - (Q(n_) - Q(n_old)) / alpha * p;
-    double sign = z_ > 0 ? 1 : -1, slope = with_["l2"] + (with_["beta"] + Q(n_)) / alpha;
+    double sign = z_ > 0 ? 1 : -1, slope = With("l2") + (With("beta") + Q(n_)) / alpha;
     if (slope == 0) return;  // no z yields p: it stays
     p = std::fabs(z_) <= l1 ? 0 : -(z_ - sign * l1) / slope;
   }
 
-  double Q(double n) { return std::pow(n, -with_["learning_rate_power"]); }
+  double With(const char* name) const { return with_->at(name); }
 
-  Params with_;
+  double Q(double n) { return std::pow(n, -With("learning_rate_power")); }
+
+  const Params* with_;
   void (Reference::*step_)(double) = nullptr;
   double v_ = 0, m_ = 0, v_max_ = 0, acc_ = 0, z_ = 0, n_ = 0;
   int t_ = 0;

@@ -29,6 +29,7 @@ struct Core {
         clock(the_clock),
         incarnation(the_incarnation),
         started(the_clock->Now()),
+        log(options.server_id, options.log_level, the_clock),
         in_flight(options.requests_in_flight_bytes_max),
         budget(options.rows_max),
         gate(&budget),
@@ -38,6 +39,7 @@ struct Core {
   const Clock* const clock;
   const std::uint64_t incarnation;
   const SteadyTime started;
+  Log log;
 
   Counter requests_total;  // answered, errors included
   Counter errors_total;    // answered with an error, refusals included

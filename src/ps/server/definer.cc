@@ -3,6 +3,19 @@
 #include <utility>
 
 namespace ps::server {
+namespace {
+
+void LogTables(Log& log, const sharding::ClusterDefinition& cluster, std::size_t first) {
+  for (std::size_t i = first; i < cluster.tables.size(); ++i) {
+    const sharding::TableDefinition& table = cluster.tables[i];
+    log.Write(LogLevel::kInfo, "table_made",
+              {{"table", table.name},
+               {"dim", std::to_string(table.dim)},
+               {"optimizer", table.optimizer.name}});
+  }
+}
+
+}  // namespace
 
 void Definer::Define(std::string definition_json, Done done) {
   core_->shards[0]->Post(
@@ -82,7 +95,10 @@ void Definer::Made(const std::shared_ptr<Staging>& staging) {
     for (auto& table : tables) shard.AddTable(std::move(table));
   };
   ForEachShard(*core_, adopt_or_drop, [this, staging, status] {
-    if (status.ok()) core_->Publish(staging->next);
+    if (status.ok()) {
+      core_->Publish(staging->next);
+      LogTables(core_->log, staging->next->cluster, staging->first_table);
+    }
     core_->shards[0]->Post([this, status] { End(status); });
   });
 }

@@ -5,8 +5,27 @@
 #include "ps/wire/messages.h"
 
 namespace ps::server {
+namespace {
+
+const char* Name(wire::MessageType type) {
+  return type == wire::MessageType::kPull   ? "pull"
+         : type == wire::MessageType::kPush ? "push"
+                                            : "control";
+}
+
+}  // namespace
 
 void Request::Fail(const Status& status, bool refused) {
+  const LogLevel level = refused                                  ? LogLevel::kWarning
+                         : status.code() == StatusCode::kInternal ? LogLevel::kError
+                                                                  : LogLevel::kInfo;
+  core->log.Write(level, refused ? "request_refused" : "request_failed",
+                  {{"request", Name(type)},
+                   {"id", std::to_string(id)},
+                   {"stream", std::to_string(stream)},
+                   {"sequence", std::to_string(sequence)},
+                   {"code", std::string(StatusCodeName(status.code()))},
+                   {"why", status.message()}});
   core->errors_total.Add();
   if (refused) core->refusals_total.Add();
   Answered();

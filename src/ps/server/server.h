@@ -6,6 +6,7 @@
 #include <string>
 
 #include "ps/base/clock.h"
+#include "ps/base/log.h"
 #include "ps/base/status.h"
 #include "ps/net/endpoint.h"
 #include "ps/wire/codec.h"
@@ -33,6 +34,7 @@ struct ServerOptions {
   net::Endpoint coordinator;  // registers there, and ends when that connection ends
   std::string secret;
   double driver_silence_seconds = 60.0;
+  LogLevel log_level = LogLevel::kOff;
   int metrics_port = 0;  // of the endpoint that serves StatsJson, for the coordinator; 0: none
 };
 

@@ -1,9 +1,21 @@
 #include "ps/server/sweeps.h"
 
+#include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
 namespace ps::server {
+
+namespace {
+
+std::size_t StepRows(const store::EmbeddingStore& table) {
+  const std::size_t dim = table.spec().dim;
+  const std::size_t row = store::RowStrideBytes(dim, table.optimizer().StateFloats(dim));
+  return std::max<std::size_t>(1, Sweeps::kStepBytesMax / row);
+}
+
+}  // namespace
 
 void Sweeps::Start(Sweep sweep, Done done) {
   auto work = std::make_shared<Work>();
@@ -28,6 +40,7 @@ void Sweeps::Start(Sweep sweep, Done done) {
 
 void Sweeps::Begin(const WorkPtr& work) {
   work->definition = core_->definition();
+  work->began = core_->clock->Now();
   work->shards_left.store(core_->shards.size());
   for (auto& shard : core_->shards) Continue(work, *shard, 0);
 }
@@ -51,9 +64,9 @@ void Sweeps::Step(const WorkPtr& work, Shard& shard, std::size_t table) {
   bool stop = core_->cut_short.load(std::memory_order_relaxed);
   if (table < table_count && !stop) {
     std::uint64_t pruned = 0;
-    bool through = prune
-                       ? shard.table(table).PruneStep(work->sweep.min_count, kStepRowsMax, &pruned)
-                       : shard.table(table).DecayStep(work->sweep.factor, kStepRowsMax);
+    store::EmbeddingStore& rows = shard.table(table);
+    bool through = prune ? rows.PruneStep(work->sweep.min_count, StepRows(rows), &pruned)
+                         : rows.DecayStep(work->sweep.factor, StepRows(rows));
     work->pruned.fetch_add(pruned, std::memory_order_relaxed);
     if (through) ++table;
   }
@@ -71,7 +84,14 @@ void Sweeps::ShardDone(const WorkPtr& work) {
   Status status = work->cut_short.load(std::memory_order_relaxed)
                       ? Status(StatusCode::kClosed, core_->Name() + " ended during the sweep")
                       : Status::Ok();
-  work->done(status, work->pruned.load(std::memory_order_relaxed));
+  const std::uint64_t pruned = work->pruned.load(std::memory_order_relaxed);
+  const std::chrono::duration<double> took = core_->clock->Now() - work->began;
+  core_->log.Write(LogLevel::kInfo,
+                   work->sweep.kind == Sweep::Kind::kPrune ? "rows_pruned" : "rows_decayed",
+                   {{"pruned", std::to_string(pruned)},
+                    {"seconds", std::to_string(took.count())},
+                    {"status", std::string(StatusCodeName(status.code()))}});
+  work->done(status, pruned);
   WorkPtr next;
   {
     std::lock_guard lock(mutex_);

@@ -23,8 +23,9 @@ struct Sweep {
 // the next one behind what has arrived meanwhile. One sweep at a time; later ones wait.
 class Sweeps {
  public:
-  // Rows one step handles: about a millisecond or two.
-  static constexpr std::size_t kStepRowsMax = 50'000;
+  // Bytes of rows one step handles (one row at least): about a tenth of a millisecond. A pull meets
+  // several steps on its way through two shards.
+  static constexpr std::size_t kStepBytesMax = std::size_t{512} << 10;
   static constexpr std::size_t kWaitingMax = 1'024;
 
   // `pruned` rows went (0 for decay); kClosed when the server's end cut it short.
@@ -40,6 +41,7 @@ class Sweeps {
     Sweep sweep;
     Done done;
     DefinitionPtr definition;  // tables made later are not swept: their rows are new
+    SteadyTime began;
     std::atomic<std::size_t> shards_left{0};
     std::atomic<std::uint64_t> pruned{0};
     std::atomic<bool> cut_short{false};

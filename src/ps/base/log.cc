@@ -1,0 +1,92 @@
+#include "ps/base/log.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include <spdlog/logger.h>
+#include <spdlog/sinks/stdout_sinks.h>
+
+namespace ps {
+namespace {
+
+struct LevelName {
+  LogLevel level;
+  std::string_view option;
+  std::string_view word;  // of Python's logging
+};
+constexpr std::array<LevelName, 5> kLevels = {{{LogLevel::kDebug, "debug", "DEBUG"},
+                                               {LogLevel::kInfo, "info", "INFO"},
+                                               {LogLevel::kWarning, "warning", "WARNING"},
+                                               {LogLevel::kError, "error", "ERROR"},
+                                               {LogLevel::kOff, "off", ""}}};
+
+bool IsPlain(std::string_view value) {
+  constexpr std::string_view kMarks = ".:/_+-";
+  return !value.empty() && std::all_of(value.begin(), value.end(), [&](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           kMarks.find(c) != std::string_view::npos;
+  });
+}
+
+std::string Quoted(const std::string& value) {
+  if (IsPlain(value)) return value;
+  return nlohmann::json(value).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace
+
+Result<LogLevel> ParseLogLevel(std::string_view name) {
+  for (const LevelName& known : kLevels) {
+    if (known.option == name) return known.level;
+  }
+  return Status(StatusCode::kConfiguration,
+                "log_level '" + std::string(name) +
+                    "': allowed are 'debug', 'info', 'warning', 'error', 'off'");
+}
+
+Log::Sink Log::StandardError() {
+  auto logger =
+      std::make_shared<spdlog::logger>("ps", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_pattern("%v");
+  logger->flush_on(spdlog::level::info);
+  return [logger](const std::string& line) { logger->log(spdlog::level::info, line); };
+}
+
+Log::Log(std::uint32_t server_id, LogLevel level, const Clock* clock, Sink sink)
+    : server_id_(server_id),
+      level_(level),
+      clock_(clock),
+      sink_(std::move(sink)),
+      second_began_(clock->Now()) {}
+
+void Log::Write(LogLevel level, std::string_view event, std::initializer_list<Field> fields) {
+  if (!enabled(level)) return;
+  int dropped = 0;
+  if (!Admit(&dropped)) return;
+  std::string line(kLevels[static_cast<std::size_t>(level)].word);
+  line.append(" server=").append(std::to_string(server_id_)).append(" event=").append(event);
+  for (const auto& [name, value] : fields) {
+    line.append(1, ' ').append(name).append(1, '=').append(Quoted(value));
+  }
+  if (dropped > 0) line.append(" lines_dropped=").append(std::to_string(dropped));
+  sink_(line);
+}
+
+bool Log::Admit(int* dropped) {
+  std::lock_guard lock(mutex_);
+  const SteadyTime now = clock_->Now();
+  if (now - second_began_ >= std::chrono::seconds(1)) {
+    second_began_ = now;
+    lines_in_second_ = 0;
+  }
+  if (lines_in_second_ == kLinesPerSecondMax) {
+    ++dropped_;
+    return false;
+  }
+  ++lines_in_second_;
+  *dropped = std::exchange(dropped_, 0);
+  return true;
+}
+
+}  // namespace ps
