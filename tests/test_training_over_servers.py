@@ -237,7 +237,7 @@ def test_moving_statistics_of_one_worker_are_those_of_keras(tmp_path: Path) -> N
     assert moved[-1] == pytest.approx(1.0, abs=0.3)  # the price is N(0, 1)
 
 
-def test_wrong_model_and_unbuilt_parts_are_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_wrong_model_or_range_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with DistributedTrainer(None, _config(tmp_path)) as trainer:
         inputs = keras.Input((10,))
         wrong = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(inputs))
@@ -246,7 +246,7 @@ def test_wrong_model_and_unbuilt_parts_are_refused_before_anything_starts(tmp_pa
         with pytest.raises(InvalidArgumentError, match="set_model"):
             trainer.train_single_day("2024-03-01")
         trainer.set_model(_build())
-        with pytest.raises(ConfigurationError, match="not built yet"):
+        with pytest.raises(ConfigurationError, match="s3_checkpoint_path"):
             trainer.train_date_range("2024-03-01", "2024-03-01", resume_from_checkpoint="latest")
         with pytest.raises(ValueError, match="2024"):
             trainer.train_date_range("2024-03-02", "2024-03-01")
