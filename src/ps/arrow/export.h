@@ -43,7 +43,7 @@ class BatchSource {
 
 // Each hands out a structure that owns what it needs; the taker calls its release, from any thread.
 void ExportSchema(const Field& field, ArrowSchema* out);
-void ExportBatch(Batch batch, ArrowArray* out);
+void ExportBatch(const Batch& batch, ArrowArray* out);
 void ExportStream(std::unique_ptr<BatchSource> source, ArrowArrayStream* out);
 
 }  // namespace ps::arrow

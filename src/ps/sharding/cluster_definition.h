@@ -47,8 +47,8 @@ struct TensorDefinition {
 };
 
 // All that servers and clients must agree on. The coordinator makes it and alone changes it;
-// servers store it; clients ask any server for it. Grows only: ids are indices into the vectors, and
-// what was dropped keeps its own. Names are distinct among those that were not.
+// servers store it; clients ask any server for it. Grows only: ids are indices into the vectors,
+// and what was dropped keeps its own. Names are distinct among those that were not.
 struct ClusterDefinition {
   std::uint64_t version = 0;
   std::uint64_t seed = 0;

@@ -106,9 +106,7 @@ class PartitionedStore final : public EmbeddingStore {
   RowHeader* Create(Key key, std::uint64_t hash, UnixDay today, std::size_t* reserved);
   // The same without values and state.
   RowHeader* CreateBare(Key key, std::uint64_t hash, std::size_t* reserved);
-  std::span<float> State(RowHeader* header) const {
-    return {Values(header) + dim_, state_floats_};
-  }
+  std::span<float> State(RowHeader* header) const { return {Values(header) + dim_, state_floats_}; }
   std::size_t values_bytes() const { return sizeof(RowHeader) + dim_ * sizeof(float); }
 
   const TableSpec spec_;
@@ -139,12 +137,18 @@ std::size_t PartitionedStore::CountMissing(std::span<const Key> keys) const {
 void PartitionedStore::Gather(std::span<const Key> keys, const std::uint32_t* positions,
                               bool create, std::size_t* reserved, float* out) {
   switch (dim_) {
-    case 4: return GatherDim<4>(keys, positions, create, reserved, out);
-    case 8: return GatherDim<8>(keys, positions, create, reserved, out);
-    case 16: return GatherDim<16>(keys, positions, create, reserved, out);
-    case 32: return GatherDim<32>(keys, positions, create, reserved, out);
-    case 64: return GatherDim<64>(keys, positions, create, reserved, out);
-    default: return GatherDim<0>(keys, positions, create, reserved, out);
+    case 4:
+      return GatherDim<4>(keys, positions, create, reserved, out);
+    case 8:
+      return GatherDim<8>(keys, positions, create, reserved, out);
+    case 16:
+      return GatherDim<16>(keys, positions, create, reserved, out);
+    case 32:
+      return GatherDim<32>(keys, positions, create, reserved, out);
+    case 64:
+      return GatherDim<64>(keys, positions, create, reserved, out);
+    default:
+      return GatherDim<0>(keys, positions, create, reserved, out);
   }
 }
 
@@ -307,8 +311,7 @@ Result<std::unique_ptr<EmbeddingStore>> EmbeddingStore::Create(TableSpec spec, i
   const std::size_t stride = RowStrideBytes(spec.dim, optimizer->StateFloats(spec.dim));
   if (stride > PagePool::kPageBytes) {
     return InvalidArgument("table '" + spec.name + "': a row of " + std::to_string(stride) +
-                           " bytes does not fit a page of " +
-                           std::to_string(PagePool::kPageBytes));
+                           " bytes does not fit a page of " + std::to_string(PagePool::kPageBytes));
   }
   if (pool == nullptr) pool = std::make_shared<PagePool>();
   return Result<std::unique_ptr<EmbeddingStore>>(std::make_unique<PartitionedStore>(

@@ -92,8 +92,8 @@ class EmbeddingStore {
   virtual void Clear() = 0;
   virtual TableStats Stats() const = 0;
 
-  // Moves the count of this store's rows to another budget, whatever its limit: for a store that was
-  // built beside those that serve and now takes the place of one.
+  // Moves the count of this store's rows to another budget, whatever its limit: for a store that
+  // was built beside those that serve and now takes the place of one.
   virtual void ChargeTo(RowBudget* budget) = 0;
 
   virtual std::size_t RowsIn(PartitionId partition) const = 0;

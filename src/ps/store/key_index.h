@@ -50,8 +50,8 @@ struct alignas(64) IndexBucket {
     static_assert(std::endian::native == std::endian::little);
     std::uint64_t words[2];
     std::memcpy(words, static_cast<const void*>(this), sizeof(words));
-    const std::uint32_t matches =
-        MatchEightBytes(words[0], tag) | MatchEightBytes(words[1], tag) << 8;
+    const std::uint32_t matches = MatchEightBytes(words[0], tag) | MatchEightBytes(words[1], tag)
+                                                                       << 8;
 #endif
     return matches & occupied;  // bits 12..15 are clear in `occupied`
   }

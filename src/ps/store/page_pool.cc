@@ -158,15 +158,15 @@ void PagePool::FreeGrains(void* start, std::size_t grains) {
     return;
   }
   char* at = static_cast<char*>(start);
-  const auto page = std::find_if(
-      grain_pages_.begin(), grain_pages_.end(),
-      [at](const GrainPage& p) { return at >= p.start && at < p.start + kPageBytes; });
+  const auto page =
+      std::find_if(grain_pages_.begin(), grain_pages_.end(),
+                   [at](const GrainPage& p) { return at >= p.start && at < p.start + kPageBytes; });
   assert(page != grain_pages_.end());
   Hole hole{static_cast<std::uint32_t>((at - page->start) / kGrainBytes),
             static_cast<std::uint32_t>(grains)};
   std::vector<Hole>& holes = page->holes;
-  auto next = std::find_if(holes.begin(), holes.end(),
-                           [&](const Hole& h) { return h.first > hole.first; });
+  auto next =
+      std::find_if(holes.begin(), holes.end(), [&](const Hole& h) { return h.first > hole.first; });
   if (next != holes.end() && hole.first + hole.grains == next->first) {
     hole.grains += next->grains;
     next = holes.erase(next);

@@ -52,8 +52,8 @@ class PagePool {
   };
   struct GrainPage {
     char* start;
-    std::vector<Hole> holes;          // by place; never adjacent
-    std::uint32_t hole_max = 0;       // no hole is larger
+    std::vector<Hole> holes;     // by place; never adjacent
+    std::uint32_t hole_max = 0;  // no hole is larger
   };
 
   void MapRegion();

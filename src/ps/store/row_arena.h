@@ -75,8 +75,8 @@ class RowArena {
   int place_bits_;
   std::uint32_t place_mask_;
   std::vector<Extent> extents_;
-  std::uint32_t next_place_ = 0;     // in the newest extent
-  std::uint32_t extent_places_ = 0;  // rows of the newest extent
+  std::uint32_t next_place_ = 0;                    // in the newest extent
+  std::uint32_t extent_places_ = 0;                 // rows of the newest extent
   std::vector<std::vector<RowNumber>> free_slabs_;  // by order
   std::size_t extent_bytes_ = 0;
 };
@@ -86,7 +86,7 @@ class RowChain {
  public:
   struct Slab {
     RowNumber first;
-    std::uint16_t used;       // rows [0, used) are live or on the free list
+    std::uint16_t used;  // rows [0, used) are live or on the free list
     std::uint16_t live;
     std::uint16_t free_head;  // place in the slab, kNoPlace at the end; the links lie in the rows
     std::uint8_t order;
@@ -125,9 +125,9 @@ class RowChain {
 
   std::vector<Slab> slabs_;  // only the last may have used < its size
   std::uint32_t rows_ = 0;
-  std::uint32_t places_ = 0;       // rows of all slabs
-  std::uint32_t free_rows_ = 0;    // on free lists
-  std::uint32_t free_from_ = 0;    // no slab before it has a free row
+  std::uint32_t places_ = 0;     // rows of all slabs
+  std::uint32_t free_rows_ = 0;  // on free lists
+  std::uint32_t free_from_ = 0;  // no slab before it has a free row
 };
 
 }  // namespace ps::store

@@ -60,8 +60,8 @@ class RowTable {
 
  private:
   RowNumber FindNumber(Key key, std::uint64_t hash) const {
-    return Index(hash).Find(
-        hash, [this, key](RowNumber row) { return arena_.Header(row)->key == key; });
+    return Index(hash).Find(hash,
+                            [this, key](RowNumber row) { return arena_.Header(row)->key == key; });
   }
   struct Segment {
     PartitionId partition;

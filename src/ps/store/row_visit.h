@@ -166,8 +166,7 @@ void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefet
     for (std::size_t i = at - kVisitAhead; i < end_of(at, kVisitAhead); ++i) {
       const IndexBucket* bucket = buckets[i % kRing];
       const std::uint32_t matches = bucket->Match(tags[i % kRing]);
-      rows[i % kRing] =
-          matches == 0 ? nullptr : arena.Row(bucket->rows[std::countr_zero(matches)]);
+      rows[i % kRing] = matches == 0 ? nullptr : arena.Row(bucket->rows[std::countr_zero(matches)]);
     }
     for (std::size_t i = at - kVisitAhead; i < end_of(at, kVisitAhead); ++i) {
       prefetch(rows[i % kRing]);

@@ -96,22 +96,20 @@ bool Sweeper::Decay(RowTable* table, const optimizers::Optimizer& optimizer, std
   Begin(Kind::kDecay);
   std::array<float*, kDecayBlock> rows;
   std::size_t n = 0;
-  const bool round = Step(
-      table, rows_max, sizeof(RowHeader) + dim * sizeof(float),
-      [&](std::uint32_t, std::size_t, RowNumber, RowHeader* header) {
-        header->count *= factor;
-        rows[n++] = Values(header);
-        if (n == kDecayBlock) {
-          optimizer.Decay(rows.data(), n, dim, factor);
-          n = 0;
-        }
-      });
+  const bool round = Step(table, rows_max, sizeof(RowHeader) + dim * sizeof(float),
+                          [&](std::uint32_t, std::size_t, RowNumber, RowHeader* header) {
+                            header->count *= factor;
+                            rows[n++] = Values(header);
+                            if (n == kDecayBlock) {
+                              optimizer.Decay(rows.data(), n, dim, factor);
+                              n = 0;
+                            }
+                          });
   if (n > 0) optimizer.Decay(rows.data(), n, dim, factor);
   return round;
 }
 
-bool Sweeper::Prune(RowTable* table, float min_count, std::size_t rows_max,
-                    std::uint64_t* pruned) {
+bool Sweeper::Prune(RowTable* table, float min_count, std::size_t rows_max, std::uint64_t* pruned) {
   Begin(Kind::kPrune);
   std::uint32_t index_asked_for = 0;
   return Step(table, rows_max, sizeof(RowHeader),
