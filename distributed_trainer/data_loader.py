@@ -70,7 +70,7 @@ class S3ParquetDataLoader:
                     raise ConfigurationError(
                         f"s3_config has no key {key!r}{nearest_name(key, _S3_KEYS)}"
                     )
-        self._file_systems = FileSystems(s3_config, spark_hadoop)
+        self.file_systems = FileSystems(s3_config, spark_hadoop)
 
     def discover_partitions(
         self, path: str, file_pattern: str = "*.parquet"
@@ -86,7 +86,7 @@ class S3ParquetDataLoader:
         """
         from pyarrow import fs as arrow_fs
 
-        filesystem, root = self._file_systems.of(path)
+        filesystem, root = self.file_systems.of(path)
         prefix = _prefix_of(path, root)
         try:
             info = filesystem.get_file_info(root)
@@ -124,7 +124,7 @@ class S3ParquetDataLoader:
         folder = folder[: folder.rfind("/") + 1]
         if not folder:
             return
-        filesystem, root = self._file_systems.of(folder)
+        filesystem, root = self.file_systems.of(folder)
         try:
             info = filesystem.get_file_info(root)
         except OSError as error:
@@ -255,13 +255,6 @@ class FileSystems:
         if root not in self._open:
             self._open[root] = location.filesystem
         return self._open[root], location.path
-
-
-def filesystem_for(
-    path: str, s3_config: PSConfig | Mapping[str, Any] | None = None
-) -> tuple[pyarrow.fs.FileSystem, str]:
-    """`FileSystems.of` for one path."""
-    return FileSystems(s3_config).of(path)
 
 
 def balance(costs: Sequence[tuple[int, ...]], num_workers: int) -> list[list[int]]:

@@ -6,7 +6,12 @@ import datetime
 from collections.abc import Mapping
 
 from distributed_trainer.config import TrainerConfig
-from distributed_trainer.data_loader import S3ParquetDataLoader, format_date_path, parse_date_range
+from distributed_trainer.data_loader import (
+    FileSystems,
+    S3ParquetDataLoader,
+    format_date_path,
+    parse_date_range,
+)
 from distributed_trainer.units import UnitOfWork, units_of_work
 from pyspark_ps.errors import NotFoundError
 
@@ -65,9 +70,10 @@ class DayFiles:
             raise NotFoundError(f"no Parquet file with rows at {path}")
         return units
 
-    def has_parquet(self, path: str) -> bool:
-        """Whether there are Parquet files at a path."""
-        return bool(self._loader.discover_partitions(path))
+    @property
+    def file_systems(self) -> FileSystems:
+        """How the configuration and Spark's settings reach paths."""
+        return self._loader.file_systems
 
     def _units_at(self, path: str) -> list[UnitOfWork]:
         files = self._loader.discover_partitions(path)

@@ -205,9 +205,15 @@ class Session:
             client.assign_weights(moving)
         return report, outcomes
 
-    def look(self, label: str, units: Sequence[UnitOfWork], mode: str) -> TaskReport:
-        """Evaluates or predicts; changes nothing of how the model is trained."""
-        report, _ = self._run(self.state.next_pass(label), units, mode, {})
+    def look(
+        self, label: str, units: Sequence[UnitOfWork], mode: str, output_path: str = ""
+    ) -> TaskReport:
+        """Evaluates or predicts; changes nothing of how the model is trained.
+
+        Args:
+            output_path: folder that takes the predictions; "" = the report has them.
+        """
+        report, _ = self._run(self.state.next_pass(label), units, mode, {}, output_path)
         return report
 
     def _number_steps(self, units: Sequence[UnitOfWork]) -> dict[str, int]:
@@ -224,6 +230,7 @@ class Session:
         units: Sequence[UnitOfWork],
         mode: str,
         first_steps: Mapping[str, int],
+        output_path: str = "",
     ) -> tuple[TaskReport, list[TaskOutcome]]:
         assert self._pool is not None
         tasks = [
@@ -234,6 +241,7 @@ class Session:
                 mode,
                 tuple(first_steps[unit.id] for unit in share) if first_steps else (),
                 self.state.rate_scale,
+                output_path,
             )
             for worker_id, share in enumerate(distribute_units(units, self.config.num_workers))
             if share

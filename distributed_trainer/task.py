@@ -67,6 +67,7 @@ class WorkerTask:
     # Steps of the run before each unit (for the learning-rate schedule); empty = all 0.
     first_steps: tuple[int, ...] = ()
     rate_scale: float = 1.0  # of all learning rates, beside a schedule's
+    output_path: str = ""  # folder that takes the predictions; "" = the report
 
 
 @dataclass
@@ -94,6 +95,8 @@ class TaskReport:
     moving_rows: int = 0
     # unit id -> float32 (rows, output_dim), in the files' own order; of a PREDICT task.
     predictions: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    # unit id -> file of its predictions below `output_path`; of a PREDICT task that has one.
+    prediction_files: dict[str, str] = field(default_factory=dict)
 
     def merge(self, other: TaskReport) -> None:
         """Adds the sums of another report to this one."""
@@ -114,6 +117,7 @@ class TaskReport:
             self.moving[name] = self.moving[name] + total if name in self.moving else total
         self.moving_rows += other.moving_rows
         self.predictions.update(other.predictions)
+        self.prediction_files.update(other.prediction_files)
 
     def add_moving(self, weights: dict[str, Any], rows: int) -> None:
         """Adds the moving statistics of a worker that has seen `rows` rows."""

@@ -18,11 +18,7 @@ from distributed_trainer.config import TrainerConfig
 from distributed_trainer.data_loader import parse_date_range
 from distributed_trainer.date_range import DateRange
 from distributed_trainer.day_files import DayFiles
-from distributed_trainer.evaluation import (
-    prediction_columns,
-    prediction_parts,
-    write_predictions,
-)
+from distributed_trainer.predictions import PredictionFolder, prediction_columns
 from distributed_trainer.report import write_report
 from distributed_trainer.results import DayTrainingResult as DayTrainingResult
 from distributed_trainer.results import evaluation_of
@@ -235,28 +231,32 @@ class DistributedTrainer:
         """Predictions for the rows of a day or of files; unseen ids count as zeros.
 
         Args:
-            output_path: also writes them there as Parquet, one file per unit of work.
+            output_path: the workers write them there as Parquet, one file `part-<n>.parquet` per
+                unit of work with a column "prediction", and nothing is collected here. The files
+                are seen when all of them are done.
 
         Returns:
             {"prediction": float32 (rows,) or (rows, output_dim)}: files sorted by path, rows in
-            the files' order.
+            the files' order. With an `output_path` {}: that order is the order of the files there.
 
         Raises:
             NotFoundError: no Parquet file there.
             InvalidArgumentError: there are Parquet files at `output_path` already.
+            StorageError: `output_path` cannot be written.
         """
         self._check_open()
         units = self._files.units_to_look_at(date_or_path)
-        if output_path is not None and self._files.has_parquet(output_path):
-            raise InvalidArgumentError(
-                f"predict: output_path {output_path!r} holds Parquet files already; give an empty "
-                "folder"
-            )
-        report = self._start().look(str(date_or_path), units, PREDICT)
-        parts = prediction_parts(units, report)
-        if output_path is not None:
-            write_predictions(output_path, parts, self.config)
-        return prediction_columns(parts)
+        label = str(date_or_path)
+        if output_path is None:
+            return prediction_columns(units, self._start().look(label, units, PREDICT).predictions)
+        folder = PredictionFolder(output_path, self._files.file_systems)
+        folder.check_empty()
+        try:
+            report = self._start().look(label, units, PREDICT, folder.path)
+            folder.commit(units, report.prediction_files)
+        finally:
+            folder.clean()
+        return {}
 
     # ---- state
     def save_checkpoint(self, path: str) -> None:

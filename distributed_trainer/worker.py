@@ -18,6 +18,7 @@ from distributed_trainer.data_loader import FileSystems, PartitionInfo, S3Parque
 from distributed_trainer.key_batch import unit_batches
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, Rows, StopWatch
+from distributed_trainer.predictions import PredictionWriter
 from distributed_trainer.read_ahead import read_ahead
 from distributed_trainer.task import EVALUATE, PREDICT, TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.thread_config import configure_threads
@@ -282,33 +283,39 @@ class WorkerTrainer:
         self, task: WorkerTask, client: PSWorkerClient, report: TaskReport, watch: StopWatch
     ) -> None:
         pipeline = Pipeline(client, [], self.config.prefetch_depth, create_rows=False)
-        with_targets = task.mode == EVALUATE
         kept: dict[str, list[NDArray[np.float32]]] = {}
+        folder = (
+            PredictionWriter(task.output_path, self._file_systems) if task.output_path else None
+        )
 
         def predict(numbered: NumberedBatch, rows: Rows, weights: Rows) -> None:
             predictions, loss_sum = self._step.predict(numbered.batch, rows)
             self._count(report, numbered, loss_sum, predictions)
-            if task.mode == PREDICT:
+            if folder is not None:
+                folder.write(numbered.stream, predictions)
+            elif task.mode == PREDICT:
                 kept.setdefault(numbered.stream, []).append(np.array(predictions))
 
-        config = replace(self.config, shuffle_data=False)
-
-        def batches() -> Iterator[NumberedBatch]:
-            found = unit_batches(
-                task.units,
-                config,
-                lambda unit: 0,
-                with_targets=with_targets,
-                file_systems=self._file_systems,
-            )
-            with contextlib.closing(found):
-                for unit, _, batch in found:
-                    yield NumberedBatch(batch=batch, stream=unit.id)
-
-        with contextlib.closing(read_ahead(batches(), READ_AHEAD_BATCHES)) as ahead:
+        with contextlib.closing(
+            read_ahead(self._batches_to_look_at(task), READ_AHEAD_BATCHES)
+        ) as ahead:
             pipeline.predict(iter(ahead), predict, watch)
-        if task.mode == PREDICT:
-            report.predictions = {unit: np.concatenate(parts) for unit, parts in kept.items()}
+        if folder is not None:
+            folder.finish()
+            report.prediction_files = folder.files
+        report.predictions = {unit: np.concatenate(parts) for unit, parts in kept.items()}
+
+    def _batches_to_look_at(self, task: WorkerTask) -> Iterator[NumberedBatch]:
+        found = unit_batches(
+            task.units,
+            replace(self.config, shuffle_data=False),
+            lambda unit: 0,
+            with_targets=task.mode == EVALUATE,
+            file_systems=self._file_systems,
+        )
+        with contextlib.closing(found):
+            for unit, _, batch in found:
+                yield NumberedBatch(batch=batch, stream=unit.id)
 
 
 class _UnitClock:

@@ -24,6 +24,7 @@ from distributed_trainer import (
     WeightConfig,
 )
 from pyspark_ps import ConfigurationError, PSConfig
+from pyspark_ps.tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.test_training_over_servers import _build, _config, _write_day
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -62,7 +63,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _train(session: Any, days: Path, **changes: Any) -> dict[str, Any]:
+def _train(session: Any, days: Path | str, **changes: Any) -> dict[str, Any]:
     config = _config(days, num_workers=2, batch_size=BATCH, **changes)
     with DistributedTrainer(session, config) as trainer:
         trainer.set_model_builder(_build)
@@ -76,6 +77,8 @@ def _train(session: Any, days: Path, **changes: Any) -> dict[str, Any]:
         assert "item" in first_line
         assert "part-2.parquet" in first_line
         predictions = trainer.predict("2024-03-02")["prediction"]
+        trainer.predict("2024-03-02", output_path=f"{days}/{session.sparkContext.applicationId}")
+        assert trainer.evaluate(f"{days}/dt=2024-03-02")["auc"] > 0.7
         servers = trainer.get_server_info()
         model = trainer.get_model()
     assert predictions.shape == (1800,)
@@ -93,9 +96,31 @@ def _check(summary: dict[str, Any]) -> None:
     assert second["table_rows"] == {"user": 40, "item": 30}
 
 
-def test_local_master_with_a_session(days: Path) -> None:
-    with spark("local[2]") as session:
-        _check(_train(session, days))
+def test_local_master_with_all_data_on_s3_as_sparks_settings_reach_it(days: Path) -> None:
+    s3 = S3Server()
+    try:
+        client, bucket = s3.client(), s3.make_bucket("clicks")
+        for file in days.rglob("*.parquet"):
+            client.upload_file(str(file), bucket, f"days/{file.relative_to(days)}")
+        settings = {
+            "spark__hadoop__fs__s3a__endpoint": s3.endpoint,
+            "spark__hadoop__fs__s3a__access__key": ACCESS_KEY,
+            "spark__hadoop__fs__s3a__secret__key": SECRET_KEY,
+        }
+        with spark("local[2]", **settings) as session:
+            summary = _train(
+                session, f"s3a://{bucket}/days", s3_checkpoint_path=f"s3a://{bucket}/checkpoints"
+            )
+        _check(summary)
+        paths = [day["checkpoint_path"] for day in summary["daily_results"]]
+        assert paths == [f"s3a://{bucket}/checkpoints/dt=2024-03-0{day}" for day in (1, 2)]
+        for path in paths:
+            client.head_object(Bucket=bucket, Key=f"checkpoints/{path[-13:]}/manifest.json")
+        listed = client.list_objects_v2(Bucket=bucket, Prefix="days/local")["Contents"]
+        names = [entry["Key"].rpartition("/")[2] for entry in listed if entry["Size"]]
+        assert names == [f"part-0000{unit}.parquet" for unit in range(len(names))]
+    finally:
+        s3.close()
 
 
 def _write_constants(folder: Path, date: str) -> int:

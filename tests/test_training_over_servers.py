@@ -78,7 +78,7 @@ def _write_day(folder: Path, date: str, rows: int = 600, files: int = 3, seed: i
         pq.write_table(table, target / f"part-{file}.parquet")
 
 
-def _config(folder: Path, **changes: Any) -> TrainerConfig:
+def _config(folder: Path | str, **changes: Any) -> TrainerConfig:
     values: dict[str, Any] = {
         "feature_config": FeatureConfig(["user", "item"], ["price"], default_embedding_dim=4),
         "target_config": TargetConfig(["click"]),
@@ -114,7 +114,12 @@ def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
         )
         trained = trainer.get_model().get_weights()
         evaluated = trainer.evaluate("2024-03-04")
-        predictions = trainer.predict("2024-03-04", output_path=str(tmp_path / "out"))
+        predictions = trainer.predict("2024-03-04")["prediction"]
+        out = tmp_path / "out"
+        assert trainer.predict("2024-03-04", output_path=str(out)) == {}
+        (out / "part-00000.parquet").rename(out / "mine.parquet")
+        with pytest.raises(InvalidArgumentError, match=r"mine\.parquet"):
+            trainer.predict("2024-03-04", output_path=str(out))
         before = trainer.get_cluster_stats()["total_embeddings"]
         trainer.evaluate(f"{tmp_path}/dt=2024-03-01")
         assert trainer.get_cluster_stats()["total_embeddings"] == before == 70
@@ -130,8 +135,11 @@ def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
     assert summary["daily_results"][0]["validation"]["auc"] == pytest.approx(0.5, abs=0.1)
     assert summary["daily_results"][3]["validation"]["auc"] > 0.7
     assert evaluated["auc"] > 0.7
-    assert predictions["prediction"].shape == (600,)
-    assert sum(pq.read_table(file).num_rows for file in (tmp_path / "out").glob("*.parquet")) == 600
+    assert predictions.shape == (600,)
+    assert [file.name for file in out.iterdir()] == ["mine.parquet"]
+    np.testing.assert_array_equal(
+        pq.read_table(out)["prediction"].to_numpy().astype(np.float32), predictions
+    )
     assert any(not np.allclose(a, b) for a, b in zip(start, trained, strict=True))
     assert trainer.get_model().get_weights()[0].shape == (9, 8)
     assert len(trainer.get_training_history()) == 4
@@ -292,7 +300,12 @@ def test_predictions_stand_in_the_order_of_files_and_rows(tmp_path: Path) -> Non
         trainer.train_single_day("2024-03-01")
         whole = trainer.predict("2024-03-01")["prediction"]
         parts = [trainer.predict(str(folder / f"part-{i}.parquet"))["prediction"] for i in range(3)]
+        trainer.predict("2024-03-01", str(tmp_path / "out"))
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6)
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) > 3  # one for each unit of work
+    written = np.concatenate([pq.read_table(file)["prediction"].to_numpy() for file in files])
+    np.testing.assert_array_equal(written, whole)
 
 
 def test_a_template_whose_folder_is_missing_is_an_error(tmp_path: Path) -> None:
