@@ -1,24 +1,20 @@
-"""A trainer's checkpoints: those of the parameter server, with what a run needs to go on.
-
-A checkpoint's `trainer/` holds `config.json` and, where Keras can rebuild the model from it,
-`architecture.json`; its manifest's `trainer` holds the run's state and the model's weight shapes.
-"""
+"""A trainer's checkpoints: those of the parameter server, with what a run needs to go on."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed_trainer.config import TrainerConfig
 from distributed_trainer.run_state import RunState
-from pyspark_ps.errors import ConfigurationError, InvalidArgumentError, NotFoundError, PSError
+from distributed_trainer.saved_run import SavedRun, files_of, manifest_part
+from pyspark_ps.errors import ConfigurationError, PSError
 
 if TYPE_CHECKING:
     from distributed_trainer.session import Session
     from pyspark_ps import PSMainClient
+    from pyspark_ps.storage import CheckpointManager
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +28,15 @@ class TrainerCheckpoints:
     Args:
         config: `s3_checkpoint_path`, `checkpoint_after_each_day`, `keep_checkpoints`.
         main_client: of the run.
+        manager: knows the storage.
     """
 
-    def __init__(self, config: TrainerConfig, main_client: PSMainClient) -> None:
+    def __init__(
+        self, config: TrainerConfig, main_client: PSMainClient, manager: CheckpointManager
+    ) -> None:
         self._config = config
         self._main_client = main_client
+        self._manager = manager
         self._root = config.s3_checkpoint_path.rstrip("/")
 
     def after_day(self, session: Session, date: str) -> str | None:
@@ -50,13 +50,11 @@ class TrainerCheckpoints:
 
     def save(self, session: Session, path: str) -> None:
         """Saves rows, weights, optimizer states and the run's state. No push may be under way."""
-        files = {"config.json": json.dumps(self._config.to_dict(), indent=1).encode()}
-        try:
-            files["architecture.json"] = session.wrapper.get_architecture().encode()
-        except InvalidArgumentError:
-            logger.debug("Keras cannot rebuild the model: no architecture in the checkpoint")
-        values = {"state": session.state.to_dict(), "weights": _shapes(session.wrapper)}
-        self._main_client.save_to_s3(path, trainer=values, trainer_files=files)
+        self._main_client.save_to_s3(
+            path,
+            trainer=manifest_part(session.wrapper, session.state),
+            trainer_files=files_of(session.wrapper, self._config),
+        )
 
     def load(self, path: str, wrapper: Any) -> RunState | None:
         """Loads rows, weights and optimizer states; the state of the run that saved them.
@@ -67,14 +65,11 @@ class TrainerCheckpoints:
             NotFoundError: no complete checkpoint there.
             ConfigurationError: it is of another model.
         """
-        at_path = self._main_client.list_checkpoints(path)
-        if not at_path:
-            raise NotFoundError(f"there is no complete checkpoint at {path}")
-        info = min(at_path, key=lambda found: len(found.s3_path))  # others lie below it
-        trainer: Mapping[str, Any] = info.metadata.get("trainer") or {}
-        _check_shapes(trainer.get("weights"), _shapes(wrapper), path)
+        saved = SavedRun.read(self._manager.location(path))
+        saved.check_fits(wrapper)
         self._main_client.load_from_s3(path)
-        return RunState.from_dict(trainer["state"]) if "state" in trainer else None
+        wrapper.set_weights(saved.local_weights)
+        return saved.state
 
     def find(self, path: str) -> str | None:
         """The checkpoint that `resume_from_checkpoint` means; None: "latest", and there is none.
@@ -124,19 +119,3 @@ def check_resume(path: str, config: TrainerConfig) -> None:
         raise config.problem(
             "s3_checkpoint_path", "where checkpoints lie, for resume_from_checkpoint='latest'"
         )
-
-
-def _shapes(wrapper: Any) -> dict[str, list[int]]:
-    return {name: list(shape) for name, shape in wrapper.get_weight_shapes().items()}
-
-
-def _check_shapes(
-    saved: Mapping[str, list[int]] | None, ours: Mapping[str, list[int]], path: str
-) -> None:
-    if saved is None or saved == ours:
-        return
-    name = next(n for n in {**saved, **ours} if saved.get(n) != ours.get(n))
-    raise ConfigurationError(
-        f"{path} is the checkpoint of another model: its weight {name!r} has the shape "
-        f"{saved.get(name)}, this model's {ours.get(name)}; set the model that it was saved with"
-    )

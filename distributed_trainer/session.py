@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed_trainer.checkpoints import TrainerCheckpoints
 from distributed_trainer.config import TrainerConfig
@@ -21,6 +21,9 @@ from distributed_trainer.task import TRAIN, DayPass, TaskReport, WorkerTask
 from distributed_trainer.units import UnitOfWork, distribute_units
 from distributed_trainer.worker import define_on_servers
 from pyspark_ps import PSConnectionError, PSError, PSMainClient
+
+if TYPE_CHECKING:
+    from pyspark_ps.storage import CheckpointManager
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Session:
         spark_context: None = the workers are child processes.
         config: of the training.
         main_client: not started yet; ended by `close`.
+        manager: knows where checkpoints lie.
         wrapper: the model in the driver; its weights are the start.
         builder: makes the model in the workers.
 
@@ -52,6 +56,7 @@ class Session:
         spark_context: Any,
         config: TrainerConfig,
         main_client: PSMainClient,
+        manager: CheckpointManager,
         wrapper: Any,
         builder: Callable[[], Any],
     ) -> None:
@@ -59,7 +64,7 @@ class Session:
         self.main_client = main_client
         self.wrapper = wrapper
         self.state = RunState.begin(config)
-        self.checkpoints = TrainerCheckpoints(config, main_client)
+        self.checkpoints = TrainerCheckpoints(config, main_client, manager)
         self.restorable: str | None = None
         self._context = spark_context
         self._builder = builder
@@ -203,6 +208,7 @@ class Session:
         moving = report.moving_average()
         if moving:
             client.assign_weights(moving)
+        self.wrapper.set_weights(report.local_weights)
         return report, outcomes
 
     def look(
@@ -233,6 +239,7 @@ class Session:
         output_path: str = "",
     ) -> tuple[TaskReport, list[TaskOutcome]]:
         assert self._pool is not None
+        local_weights = self.wrapper.get_local_weights()
         tasks = [
             WorkerTask(
                 worker_id,
@@ -242,6 +249,7 @@ class Session:
                 tuple(first_steps[unit.id] for unit in share) if first_steps else (),
                 self.state.rate_scale,
                 output_path,
+                local_weights,
             )
             for worker_id, share in enumerate(distribute_units(units, self.config.num_workers))
             if share

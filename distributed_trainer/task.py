@@ -68,6 +68,8 @@ class WorkerTask:
     first_steps: tuple[int, ...] = ()
     rate_scale: float = 1.0  # of all learning rates, beside a schedule's
     output_path: str = ""  # folder that takes the predictions; "" = the report
+    # Weights that are not float, which no server holds: name -> value to begin with.
+    local_weights: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,6 +84,8 @@ class TaskReport:
         unit_seconds: unit id -> wall time from its first batch to its last.
         moving: non-trainable weights by name, summed as value x rows seen (float64), and
             `moving_rows` the rows they stand for, so that workers average by rows seen.
+        local_weights: weights that are not float (a counter has no average): those of the first
+            report merged, so of the first worker.
     """
 
     samples: int = 0
@@ -93,6 +97,7 @@ class TaskReport:
     unit_seconds: dict[str, float] = field(default_factory=dict)
     moving: dict[str, Any] = field(default_factory=dict)
     moving_rows: int = 0
+    local_weights: dict[str, NDArray[Any]] = field(default_factory=dict)
     # unit id -> float32 (rows, output_dim), in the files' own order; of a PREDICT task.
     predictions: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     # unit id -> file of its predictions below `output_path`; of a PREDICT task that has one.
@@ -116,6 +121,7 @@ class TaskReport:
         for name, total in other.moving.items():
             self.moving[name] = self.moving[name] + total if name in self.moving else total
         self.moving_rows += other.moving_rows
+        self.local_weights = self.local_weights or other.local_weights
         self.predictions.update(other.predictions)
         self.prediction_files.update(other.prediction_files)
 

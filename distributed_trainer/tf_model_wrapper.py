@@ -109,9 +109,13 @@ class TFModelWrapper:
             if name not in trainable and _is_float(value)
         ]
 
-    def get_local_names(self) -> list[str]:
-        """Weights that are not float: they stay with the worker."""
-        return [name for name, value in self.variables().items() if not _is_float(value)]
+    def get_local_weights(self) -> dict[str, NDArray[Any]]:
+        """Copies of the weights that are not float (counters): servers do not hold these."""
+        return {
+            name: np.array(value.numpy())
+            for name, value in self.variables().items()
+            if not _is_float(value)
+        }
 
     # ---- architecture
     def get_architecture(self) -> str:

@@ -22,11 +22,13 @@ from distributed_trainer.predictions import PredictionFolder, prediction_columns
 from distributed_trainer.report import write_report
 from distributed_trainer.results import DayTrainingResult as DayTrainingResult
 from distributed_trainer.results import evaluation_of
+from distributed_trainer.saved_run import SavedRun
 from distributed_trainer.session import Session
 from distributed_trainer.task import EVALUATE, PREDICT
 from pyspark_ps import PSMainClient
 from pyspark_ps.client.checkpoints import hadoop_settings
 from pyspark_ps.errors import ClosedError, InvalidArgumentError
+from pyspark_ps.storage import CheckpointManager
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,9 @@ class DistributedTrainer:
         self.config = config
         self._context = getattr(spark_context, "sparkContext", spark_context)
         self._ps = PSMainClient(self._context, config.get_server_config())
-        self._files = DayFiles(config, hadoop_settings(self._context))
+        spark_hadoop = hadoop_settings(self._context)
+        self._files = DayFiles(config, spark_hadoop)
+        self._manager = CheckpointManager(config.ps_config, spark_hadoop)
         self._builder: Callable[[], Any] | None = None
         self._wrapper: Any = None
         self._session: Session | None = None
@@ -141,7 +145,12 @@ class DistributedTrainer:
             if not self.config.s3_checkpoint_path:
                 logger.info("s3_checkpoint_path is empty: this training writes no checkpoints")
             self._session = Session(
-                self._context, self.config, self._ps, self._wrapper, self._builder
+                self._context,
+                self.config,
+                self._ps,
+                self._manager,
+                self._wrapper,
+                self._builder,
             )
         return self._session
 
@@ -270,11 +279,29 @@ class DistributedTrainer:
     def load_checkpoint(self, path: str) -> None:
         """Goes back to a checkpoint: rows, weights, and the state of the run that saved it.
 
+        Where no model was set, it is the checkpoint's own, if Keras could rebuild that one.
+
         Raises:
             NotFoundError: there is no complete checkpoint.
             ConfigurationError: it is of another model, or of tables of other dimensions.
+            InvalidArgumentError: no model was set, and the checkpoint has none.
         """
+        self._check_open()
+        if self._builder is None:
+            self._take_saved_model(path)
         self._start().resume(path)
+
+    def _take_saved_model(self, path: str) -> None:
+        from distributed_trainer.tf_model_wrapper import TFModelWrapper
+
+        architecture = SavedRun.read(self._manager.location(path)).architecture
+        if architecture is None:
+            raise InvalidArgumentError(
+                f"{path} holds no model that Keras could rebuild: call set_model_builder first, "
+                "with the function that made the model"
+            )
+        wrapper = TFModelWrapper.from_architecture(architecture)
+        self._take_model(wrapper, ArchitectureBuilder(architecture))
 
     def get_server_info(self) -> list[Any]:
         """The servers; empty before the first start."""

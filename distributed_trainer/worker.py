@@ -183,7 +183,7 @@ class WorkerTrainer:
         start = time.perf_counter()
         with watch.measure("start"):
             client = self._connected()
-            self._prepare_model(client)
+            self._prepare_model(client, task)
         report = TaskReport(metrics=MetricState(self.config.target_config))
         if task.mode == TRAIN:
             self._train(task, client, report, watch)
@@ -200,8 +200,8 @@ class WorkerTrainer:
             self._client = PSWorkerClient(self._server_info, self.config.ps_config)
         return self._client
 
-    def _prepare_model(self, client: PSWorkerClient) -> None:
-        """Builds and compiles once; then takes over the servers' current dense weights."""
+    def _prepare_model(self, client: PSWorkerClient, task: WorkerTask) -> None:
+        """Builds and compiles once; then takes over the current dense weights."""
         if self._step is None:
             configure_threads(self.config.thread_config)
             from distributed_trainer.step import TrainingStep
@@ -213,7 +213,7 @@ class WorkerTrainer:
             self._wrapper, self._step = wrapper, step
         names = [*self._wrapper.get_trainable_names(), *self._wrapper.get_moving_names()]
         _, weights = client.pull({}, names)
-        self._wrapper.set_weights(weights)
+        self._wrapper.set_weights({**weights, **task.local_weights})
 
     # ---- training
     def _train(
@@ -235,6 +235,7 @@ class WorkerTrainer:
         if moving and report.samples:
             values = self._wrapper.get_weights()
             report.add_moving({name: values[name] for name in moving}, report.samples)
+        report.local_weights = self._wrapper.get_local_weights()
 
     def _batches(self, task: WorkerTask) -> Iterator[NumberedBatch]:
         from distributed_trainer.schedule import rate_scale

@@ -29,6 +29,7 @@ from pyspark_ps import (
     ClosedError,
     ConfigurationError,
     InvalidArgumentError,
+    NotFoundError,
     PSConfig,
     PSMainClient,
     StorageError,
@@ -120,6 +121,7 @@ def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
         (out / "part-00000.parquet").rename(out / "mine.parquet")
         with pytest.raises(InvalidArgumentError, match=r"mine\.parquet"):
             trainer.predict("2024-03-04", output_path=str(out))
+        trainer.save_checkpoint(str(tmp_path / "saved"))
         before = trainer.get_cluster_stats()["total_embeddings"]
         trainer.evaluate(f"{tmp_path}/dt=2024-03-01")
         assert trainer.get_cluster_stats()["total_embeddings"] == before == 70
@@ -143,6 +145,11 @@ def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
     assert any(not np.allclose(a, b) for a, b in zip(start, trained, strict=True))
     assert trainer.get_model().get_weights()[0].shape == (9, 8)
     assert len(trainer.get_training_history()) == 4
+    with DistributedTrainer(None, _config(tmp_path)) as other:
+        with pytest.raises(NotFoundError, match="nowhere"):
+            other.load_checkpoint(str(tmp_path / "nowhere"))
+        other.load_checkpoint(str(tmp_path / "saved"))  # and takes the model from there
+        np.testing.assert_array_equal(other.predict("2024-03-04")["prediction"], predictions)
 
 
 def test_the_same_seeds_give_the_same_losses_at_any_number_of_servers(tmp_path: Path) -> None:

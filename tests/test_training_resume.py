@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from distributed_trainer import DistributedTrainer, TrainerConfig, TrainingError
 from pyspark_ps import ConfigurationError, NotFoundError, PSConfig, PSMainClient
-from tests.test_training_over_servers import _build, _config, _write_day
+from tests.test_training_over_servers import _config, _write_day
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -34,6 +35,30 @@ def config_of(folder: Path, checkpoints: str, **changes: Any) -> TrainerConfig:
         decay_factor=0.9,
         **changes,
     )
+
+
+class CountBatches(keras.layers.Layer):  # type: ignore[misc]
+    """Counts the batches that it was trained on in an integer weight."""
+
+    def build(self, input_shape: Any) -> None:
+        self.count = self.add_weight(
+            shape=(), dtype="int64", initializer="zeros", trainable=False, name="count"
+        )
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            self.count.assign_add(1)
+        return inputs
+
+
+def _build() -> Any:
+    """What a checkpoint must carry: dense and frozen weights, statistics, a counter; dropout."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((9,))
+    x = keras.layers.Dense(8, activation="relu")(inputs)
+    x = keras.layers.BatchNormalization(momentum=0.9)(CountBatches()(x))
+    x = keras.layers.Dense(8, trainable=False)(keras.layers.Dropout(0.1)(x))
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
 
 
 @dataclass
@@ -80,7 +105,9 @@ def undisturbed(folder: Path) -> Outcome:
         assert [Path(day["checkpoint_path"]).name for day in summary["daily_results"]] == [
             f"dt={date}" for date in (FIRST, SECOND, LAST)
         ]
-        return finish(trainer, summary)
+        outcome = finish(trainer, summary)
+    assert {3 * BATCHES} == {int(w) for w in outcome.weights if w.dtype == np.int64}
+    return outcome
 
 
 def test_a_run_resumed_with_other_servers_equals_one_that_was_never_stopped(
@@ -212,8 +239,6 @@ def test_a_server_killed_in_the_middle_of_a_day_sends_all_back_to_the_checkpoint
 
 
 def test_what_cannot_be_resumed_is_refused(folder: Path, undisturbed: Outcome) -> None:
-    import keras
-
     path = str(folder / "undisturbed" / f"dt={FIRST}")
     with DistributedTrainer(None, config_of(folder, "")) as trainer:
         inputs = keras.Input((9,))

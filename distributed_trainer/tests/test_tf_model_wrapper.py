@@ -32,7 +32,7 @@ def test_names_are_the_same_after_every_rebuild() -> None:
     wrapper = TFModelWrapper(_model())
     assert wrapper.get_trainable_names() == NAMES[:4] + NAMES[6:]
     assert wrapper.get_moving_names() == NAMES[4:6]
-    assert wrapper.get_local_names() == []
+    assert wrapper.get_local_weights() == {}
     assert wrapper.get_weight_shapes()["0/kernel"] == (6, 4)
 
 
