@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -16,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/statistics.h"
 #include "ps/base/clock.h"
 #include "ps/base/status.h"
 #include "ps/net/resolve.h"
@@ -33,12 +33,6 @@ inline void Check(const Status& status) {
   if (!status.ok()) Die(status.ToString());
 }
 inline SteadyTime Soon() { return std::chrono::steady_clock::now() + std::chrono::seconds(60); }
-
-inline double Median(std::vector<double> values) {
-  auto middle = values.begin() + static_cast<long>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 template <typename Work>
 pid_t Fork(Work work) {
@@ -129,8 +123,9 @@ struct Row {
   std::function<void()> bare;
   std::function<void()> ours;
   int repeats;
-  double bytes;  // 0: a latency
-  const char* bar;
+  double bytes;       // 0: a latency
+  const char* floor;  // with the aim, empty for a figure that is only to be seen
+  const char* aim;
 };
 
 inline double SecondsOf(const std::function<void()>& work, int repeats) {
@@ -144,7 +139,7 @@ inline double SecondsOf(const std::function<void()>& work, int repeats) {
   return Median(times);
 }
 
-// Prints medians, and the median of the ratios of pairs.
+// A line of results: the median of the ratios of pairs, and the medians of both.
 inline void Measure(const char* kind, const Row& row, int rounds) {
   SecondsOf(row.bare, row.repeats);
   SecondsOf(row.ours, row.repeats);
@@ -154,15 +149,16 @@ inline void Measure(const char* kind, const Row& row, int rounds) {
     ours.push_back(SecondsOf(row.ours, row.repeats));
     ratios.push_back(row.bytes > 0 ? bare.back() / ours.back() : ours.back() / bare.back());
   }
+  char both[96];
   if (row.bytes > 0) {
-    std::printf("%-5s %-36s bare %6.2f GB/s   ours %6.2f GB/s   %5.0f %%   (%s)\n", kind, row.name,
-                row.bytes / Median(bare) / 1e9, row.bytes / Median(ours) / 1e9,
-                100 * Median(ratios), row.bar);
+    std::snprintf(both, sizeof(both), "; %.2f GB/s, bare %.2f", row.bytes / Median(ours) / 1e9,
+                  row.bytes / Median(bare) / 1e9);
   } else {
-    std::printf("%-5s %-36s bare %6.1f us     ours %6.1f us     %5.2f x   (%s)\n", kind, row.name,
-                1e6 * Median(bare), 1e6 * Median(ours), Median(ratios), row.bar);
+    std::snprintf(both, sizeof(both), "; p50 %.1f us, bare %.1f", 1e6 * Median(ours),
+                  1e6 * Median(bare));
   }
-  std::fflush(stdout);
+  Bar(std::string(row.name) + ", " + kind,
+      (row.bytes > 0 ? Share(ratios) : Multiple(ratios)) + both, row.floor, row.aim);
 }
 
 }  // namespace ps::bench

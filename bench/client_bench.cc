@@ -1,6 +1,6 @@
 // The client and a server process against bare sockets: pull and push of 53,248 keys of 64 floats
 // (Adagrad applied), and of 16 keys, in turn with a bare loop that moves the same bytes over the
-// same kind of socket. Prints ratios; the bars are in the benchmarks' document.
+// same kind of socket.
 //
 //   ps_client_bench [rounds] [shard threads] [unix,tcp]
 #include <sys/utsname.h>
@@ -117,9 +117,12 @@ void MeasureCpu(const char* kind, const char* name, pid_t server,
   double client = CpuSeconds(getpid()), serving = CpuSeconds(server);
   for (int i = 0; i < kRepeats; ++i) work();
   double millions = kRepeats * static_cast<double>(kKeys) / 1e6;
-  std::printf("%-5s CPU seconds per million rows %s: client %.3f, server %.3f\n", kind, name,
-              (CpuSeconds(getpid()) - client) / millions,
-              (CpuSeconds(server) - serving) / millions);
+  char measured[64];
+  std::snprintf(measured, sizeof(measured), "%.3f + %.3f",
+                (CpuSeconds(getpid()) - client) / millions,
+                (CpuSeconds(server) - serving) / millions);
+  Bar(std::string("CPU seconds per million rows ") + name + ", client + server, " + kind, measured,
+      "", "");
 }
 
 void Bench(bool over_unix, int rounds, int shard_threads) {
@@ -158,16 +161,16 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
       bare.Run(0, 1);
     };
     for (const Row& row : std::vector<Row>{
-             {"pull 53,248 keys x 64", bare_pull, [&] { ours.Pull(ours.keys(), kKeys); }, 7,
-              kRowBytes, "floor 50, aim 80"},
-             {"push 53,248 keys x 64, Adagrad", bare_push, [&] { ours.Push(ours.keys()); }, 7,
-              kRowBytes, "floor 50, aim 80"},
+             {"pull of 53,248 keys x 64 against bare sockets", bare_pull,
+              [&] { ours.Pull(ours.keys(), kKeys); }, 7, kRowBytes, "50 %", "80 %"},
+             {"push of the same, Adagrad, against bare sockets", bare_push,
+              [&] { ours.Push(ours.keys()); }, 7, kRowBytes, "50 %", "80 %"},
              {"pull, keys that repeat", bare_pull, [&] { ours.Pull(ours.skewed(), kKeys); }, 7,
-              kRowBytes, "for the reader"},
+              kRowBytes, "", ""},
              {"push, keys that repeat", bare_push, [&] { ours.Push(ours.skewed()); }, 7, kRowBytes,
-              "for the reader"},
-             {"pull 16 keys against a 64-byte ping", [&] { bare.Run(0, kPingBytes); },
-              [&] { ours.Pull(ours.keys(), 16); }, kPings, 0, "floor 3, aim 1.5"}}) {
+              "", ""},
+             {"pull of 16 keys against a 64-byte ping", [&] { bare.Run(0, kPingBytes); },
+              [&] { ours.Pull(ours.keys(), 16); }, kPings, 0, "3x", "1.5x"}}) {
       if (only != nullptr && std::strstr(row.name, only) == nullptr) continue;
       Measure(kind, row, rounds);
     }

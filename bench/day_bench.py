@@ -15,9 +15,7 @@ import argparse
 import cProfile
 import datetime
 import os
-import platform
 import pstats
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.reporting import bar, facts
 from distributed_trainer import (
     DistributedTrainer,
     FeatureConfig,
@@ -109,10 +108,7 @@ def main() -> None:
         .config("spark.log.level", "ERROR")
         .getOrCreate()
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Spark {spark.version}, {commit}")
+    print(f"{facts()}, Spark {spark.version}")
     profile = cProfile.Profile() if options.profile else None
     empty: list[float] = []
     trained: list[DayTrainingResult] = []
@@ -160,11 +156,14 @@ def print_result(
     }
     text = ", ".join(f"{stage} {seconds * 1e3:.0f}" for stage, seconds in stages.items())
     print(f"of it in the workers, ms: {text}")
-    ratios = np.array(wall) / np.array(empty)
-    low, middle, high = np.percentile(ratios, [25, 50, 75])
-    print(
-        f"bar: a day of {options.rows} rows on {options.master}, against an empty Spark job of as "
-        f"many tasks | {middle:.1f}x ({low:.1f} - {high:.1f}) | <= 6x | <= 2x"
+    low, middle, high = np.percentile(np.array(wall) / np.array(empty), [25, 50, 75])
+    bar(
+        f"a day of {options.rows} rows on {options.master}, against an empty Spark job of as many "
+        "tasks",
+        f"{middle:.1f}x ({low:.1f} to {high:.1f}), {np.median(wall) * 1e3:.0f} ms against "
+        f"{np.median(empty) * 1e3:.0f} ms",
+        "6x",
+        "2x",
     )
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bench.training_work import bar
+from bench.reporting import bar, facts
 from distributed_trainer import (
     DistributedTrainer,
     FeatureConfig,
@@ -162,7 +161,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(facts())
     bar(f"{STEPS} losses against single-process Keras", f"{equal_steps():.1e}", "1e-4", "1e-5")
     with tempfile.TemporaryDirectory() as folder:
         clicks = Clicks(Path(folder))

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.training_work import Work, bar, parse
+from bench.reporting import bar
+from bench.training_work import Work, parse
 from distributed_trainer.key_batch import KeyBatch
 from distributed_trainer.metrics import MetricState
 from distributed_trainer.step import TrainingStep

@@ -3,19 +3,18 @@ that is idle, and from the same server while it multiplies and prunes every row.
 
     python bench/sweep_pause_bench.py [--rows 10000000] [--dim 16] [--threads 2]
 
-Prints machine, commit, sizes, and per phase the median, 99th percentile and longest pull.
+Per phase the median, 99th percentile and longest pull.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import subprocess
 import threading
 import time
 
 import numpy as np
 
+from bench.reporting import bar, facts
 from pyspark_ps import PSConfig, PSMainClient, PSWorkerClient
 
 KEYS = 16
@@ -35,19 +34,16 @@ def main() -> None:
         num_worker_threads=sizes.threads,
         max_embeddings_per_shard=0,
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    print(f"{platform.platform()}, commit {commit}: {sizes}")
+    print(f"{facts()}: {sizes}")
     with PSMainClient(None, config) as cluster:
         fill(cluster, sizes.rows)
         infos = cluster.get_server_info()
         with PSWorkerClient(infos, config) as worker:
-            report("idle", pulls(worker, sizes.rows, idle(seconds=3.0)))
+            report("nothing", pulls(worker, sizes.rows, idle(seconds=3.0)))
             for method in ("multiply", "prune"):
                 sweep = Sweep(cluster, method)
                 report(method, pulls(worker, sizes.rows, sweep))
-                print(f"{'':10} the sweep took {sweep.seconds:.2f} s")
+                bar(f"{method} of {sizes.rows:,} rows beside these pulls", f"{sweep.seconds:.2f} s")
 
 
 def fill(cluster: PSMainClient, rows: int) -> None:
@@ -92,9 +88,10 @@ def pulls(worker: PSWorkerClient, rows: int, is_over) -> np.ndarray:
 
 
 def report(phase: str, took: np.ndarray) -> None:
-    print(
-        f"{phase:10} {len(took):6} pulls: p50 {np.median(took):.3f} ms, p99 "
-        f"{np.percentile(took, 99):.3f} ms, longest {took.max():.3f} ms"
+    bar(
+        f"pulls of {KEYS} keys while the servers do: {phase}",
+        f"p50 {np.median(took):.3f} ms, p99 {np.percentile(took, 99):.3f}, "
+        f"longest {took.max():.3f} ({len(took)} pulls)",
     )
 
 

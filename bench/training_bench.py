@@ -31,7 +31,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.training_work import Work, bar, parse
+from bench.reporting import bar, share
+from bench.training_work import Work, parse
 from distributed_trainer import WorkerTrainer, WorkerTrainingResult
 from pyspark_ps import PSMainClient, PSWorkerClient
 
@@ -166,10 +167,8 @@ def report(work: Work, seconds: Seconds, cpu: dict[str, Any], shares: dict[str, 
 
 def ratio(seconds: Seconds, other: str, scale: float = 1.0) -> str:
     """Speed against another's, median of pairs, with the range."""
-    pairs = sorted(
-        scale * theirs / ours for theirs, ours in zip(seconds[other], seconds["ours"], strict=True)
-    )
-    return f"{np.median(pairs):.0%} ({pairs[0]:.0%} to {pairs[-1]:.0%})"
+    pairs = zip(seconds[other], seconds["ours"], strict=True)
+    return share([scale * theirs / ours for theirs, ours in pairs])
 
 
 def main() -> None:

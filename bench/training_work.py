@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from bench.reporting import facts
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
 from distributed_trainer.data_loader import S3ParquetDataLoader
 from distributed_trainer.key_batch import KeyBatch, unit_batches
@@ -129,17 +128,9 @@ def parse(description: str | None, rounds: int, **defaults: int) -> tuple[Work, 
     options = vars(parser.parse_args())
     rounds = options.pop("rounds")
     work = Work(**options)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}, {commit}")
+    print(f"{facts()}, TensorFlow {tf.__version__}")
     print(
         f"{work.features} features x {work.ids:,} ids x dim {work.dim}, batch {work.batch_size}, "
-        f"{work.rows:,} rows a pass, load {os.getloadavg()[0]:.1f}"
+        f"{work.rows:,} rows a pass"
     )
     return work, rounds
-
-
-def bar(what: str, measured: str, floor: str, aim: str) -> None:
-    """A line of the results."""
-    print(f"bar: {what} | {measured} | {floor} | {aim}", flush=True)
