@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyspark_ps import PSConfig, PSMainClient
-from pyspark_ps.errors import ClosedError, PSConnectionError, PSTimeoutError, StorageError
+from pyspark_ps import PSConfig, PSMainClient, TableConfig
+from pyspark_ps.client import checkpoints
+from pyspark_ps.errors import ClosedError, PSConnectionError, PSError, PSTimeoutError, StorageError
 from pyspark_ps.storage import CheckpointManager
 from tests.checkpoint_driver import EXIT_SAVE_FAILED
+from tests.test_local_cluster import pids_of
 
 HERE = Path(__file__).parent
 IDS = np.arange(100)
@@ -127,4 +130,48 @@ def test_a_server_killed_while_it_loads_loses_the_cluster_and_no_checkpoint(
             main.load_from_s3(str(place))
     with PSMainClient(None, config(2)) as main:
         assert main.load_from_s3(str(place)).to_dict() == before.to_dict()
+        assert main.get_cluster_stats()["total_embeddings"] == len(IDS)
+
+
+@pytest.mark.timeout(300)
+def test_a_failure_while_servers_switch_says_so_and_another_load_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = str(tmp_path / "place")
+    run_on_all = checkpoints.run_on_all
+
+    def disturbed(act: Callable[[PSMainClient], None]) -> None:
+        """Loads; `act` runs when the first server has switched and the second has not."""
+
+        def run(client: Any, tasks: Any, progress: Any = None) -> Any:
+            if tasks[0]["kind"] != "commit":
+                return run_on_all(client, tasks, progress)
+            run_on_all(client, tasks[:1])
+            act(main)
+            return run_on_all(client, tasks)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "run_on_all", run)
+            with pytest.raises(PSError, match="others what they held"):
+                main.load_from_s3(place)
+
+    def kill_second(main: PSMainClient) -> None:
+        os.kill(pids_of(main)[1], signal.SIGKILL)
+
+    with PSMainClient(None, config(2)) as main:
+        main.create_table("users", TableConfig(3))
+        main.init_weights({"w": (10,)})
+        rows = main.worker_client().pull_embeddings(IDS, table="users")
+        main.save_to_s3(place)
+    with PSMainClient(None, config(2)) as main:
+        main.worker_client().pull_embeddings(np.arange(5))
+        # The second commit finds nothing prepared on the first server.
+        disturbed(lambda main: None)
+        main.load_from_s3(place)
+        np.testing.assert_array_equal(rows, main.worker_client().pull_embeddings(IDS, "users"))
+        disturbed(kill_second)
+        main.shutdown_servers(0)
+        main.start_servers()
+        main.load_from_s3(place)
+        np.testing.assert_array_equal(rows, main.worker_client().pull_embeddings(IDS, "users"))
         assert main.get_cluster_stats()["total_embeddings"] == len(IDS)

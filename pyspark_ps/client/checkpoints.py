@@ -158,7 +158,8 @@ class Checkpoints:
             ResourceExhaustedError: the servers have no room for it.
             PSConnectionError: a server that does not answer any more.
 
-        Whatever is raised, the cluster holds what it held, unless a server was lost on the way.
+        Whatever is raised, the cluster holds what it held, but for a failure while the servers
+        switch, after all of them have proved their part: that error says that they have parted.
         """
         from pyspark_ps.storage import checkpoint_info, read_manifest
 
@@ -190,9 +191,20 @@ class Checkpoints:
         except BaseException:
             self._drop(load)
             raise
-        run_on_all(self._client, [{"kind": "commit", "load": load}] * len(self._infos))
+        self._switch(load, str(location))
         self._client.refresh()
         return checkpoint_info(location, manifest)
+
+    def _switch(self, load: str, place: str) -> None:
+        """Every server serves what it has read; what fails here cannot be taken back."""
+        try:
+            run_on_all(self._client, [{"kind": "commit", "load": load}] * len(self._infos))
+        except PSError as error:
+            raise type(error)(
+                f"{error}; this came while the servers switched to {place}: some serve what it "
+                "holds, others what they held before. Load a checkpoint again before anything "
+                "else, and where a server was lost, shut the servers down and start them before"
+            ) from error
 
     def _adopt(self, plan: Mapping[str, Any]) -> None:
         """Makes the cluster's definition what was loaded."""
