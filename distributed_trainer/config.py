@@ -276,6 +276,12 @@ class TrainerConfig(ConfigBase):
                 raise self.problem(
                     "model_learning_rate", "> 0 with a learning_rate_schedule (it is the divisor)"
                 )
+        if self.ps_config.auto_decay:
+            raise self.ps_config.problem(
+                "auto_decay",
+                "False in a training, which decays after each day (decay_after_each_day); nobody "
+                "calls step() there",
+            )
         self._check_date_format()
         if self.s3_data_path_template and "{date}" not in self.s3_data_path_template:
             raise self.problem("s3_data_path_template", "a path that contains {date}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from distributed_trainer.tf_model_wrapper import (
     TFModelWrapper,
     assemble_inputs,
     input_names,
+    input_tensors,
     takes_features_by_name,
 )
 from pyspark_ps.errors import ConfigurationError
@@ -36,31 +38,47 @@ def check_model(wrapper: TFModelWrapper, config: TrainerConfig) -> None:
         _check_named_inputs(model, config)
     else:
         _check_matrix_input(model, width, needed, names)
+    _check_output(model, _call(model, config, needed), config)
+
+
+def _call(model: Any, config: TrainerConfig, needed: str) -> Any:
+    """The model's outputs for two rows of zeros.
+
+    A subclassed model that was never called says only so what it takes: the matrix is tried first,
+    then a dict of the features by name.
+    """
+    features = config.feature_config
     pieces = {
         name: np.zeros((2, features.get_embedding_dim(name)), np.float32)
         for name in sorted(features.sparse_features)
     }
-    dense = np.zeros((2, len(features.dense_features)), np.float32)
-    inputs = assemble_inputs(model, pieces, dense, sorted(features.dense_features))
+    dense_names = sorted(features.dense_features)
+    dense = np.zeros((2, len(dense_names)), np.float32)
     try:
-        outputs = model(inputs, training=False)
+        return model(assemble_inputs(model, pieces, dense, dense_names), training=False)
     except Exception as error:
-        raise ConfigurationError(
-            f"the model {model.name!r} does not take its input, (B, {needed}): {error}"
-        ) from error
-    _check_output(model, outputs, config)
+        first = error
+    if not model.built and not input_names(model):
+        columns = {name: dense[:, i : i + 1] for i, name in enumerate(dense_names)}
+        with contextlib.suppress(Exception):
+            return model({**pieces, **columns}, training=False)
+    raise ConfigurationError(
+        f"the model {model.name!r} takes neither a matrix (B, {needed}) nor a dict of the "
+        f"features by name, {[*pieces, *dense_names]}; with the matrix: {first}"
+    ) from first
 
 
 def _check_matrix_input(model: Any, width: int, needed: str, names: list[str]) -> None:
     found = input_names(model)
-    if len(found) > 1:
+    tensors = input_tensors(model)
+    if len(found) > 1 or (found and not tensors):
         raise ConfigurationError(
             f"the model {model.name!r} has the inputs {sorted(found)}: allowed is one input of "
             f"width {needed}, or inputs named after all features: {names}"
         )
     if not found:
         return
-    shape = tuple(model.inputs[0].shape)
+    shape = tuple(tensors[0].shape)
     if len(shape) != 2 or shape[1] not in (None, width):
         raise ConfigurationError(
             f"the model {model.name!r} takes an input of shape {shape}; FeatureConfig yields "
@@ -71,7 +89,7 @@ def _check_matrix_input(model: Any, width: int, needed: str, names: list[str]) -
 
 def _check_named_inputs(model: Any, config: TrainerConfig) -> None:
     features = config.feature_config
-    for tensor in model.inputs:
+    for tensor in input_tensors(model):
         shape = tuple(tensor.shape)
         if tensor.name in features.sparse_features:
             dim = features.get_embedding_dim(tensor.name)

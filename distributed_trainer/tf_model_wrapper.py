@@ -86,6 +86,17 @@ class TFModelWrapper:
                 )
         for name, value in weights.items():
             variables[name].assign(np.array(value))  # a copy: TensorFlow may keep the array
+        if weights:
+            self._finalize_layers()
+
+    def _finalize_layers(self) -> None:
+        """Layers that compute with constants made of their weights (Normalization) make them anew.
+
+        What is compiled keeps the old ones: set such weights before the first step.
+        """
+        for layer in self._model._flatten_layers(include_self=False):
+            if hasattr(layer, "finalize_state"):
+                layer.finalize_state()
 
     def get_weight_names(self) -> list[str]:
         """Names in the model's order."""
@@ -348,11 +359,19 @@ def _loss_of_activation(model: Any) -> str:
 
 
 def input_names(model: Any) -> list[str]:
-    """Names of the model's inputs; empty where it has no fixed ones."""
-    return [tensor.name for tensor in _inputs_of(model)]
+    """Names of the model's inputs; empty where it has no fixed ones.
+
+    Those of a subclassed model are the keys of the dict that it was first called with.
+    """
+    tensors = input_tensors(model)
+    if tensors or not model.built:
+        return [tensor.name for tensor in tensors]
+    shape = (model.get_build_config() or {}).get("input_shape")
+    return list(shape) if isinstance(shape, Mapping) else []
 
 
-def _inputs_of(model: Any) -> list[Any]:
+def input_tensors(model: Any) -> list[Any]:
+    """The symbolic inputs; empty for a subclassed model, or a Sequential one not built yet."""
     try:
         return list(model.inputs or [])
     except (AttributeError, ValueError):
@@ -399,7 +418,7 @@ def named_inputs(model: Any, columns: Mapping[str, Any]) -> dict[str, Any]:
         columns: feature -> tensor (B, dim), dense features (B, 1); an input of shape () gets (B,).
     """
     inputs = dict(columns)
-    for tensor in _inputs_of(model):
+    for tensor in input_tensors(model):
         if len(tensor.shape) == 1:
             inputs[tensor.name] = inputs[tensor.name][:, 0]
     return inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from distributed_trainer import (
     DistributedTrainer,
     FeatureConfig,
     TargetConfig,
+    ThreadConfig,
     TrainerConfig,
     TrainingError,
     WeightConfig,
@@ -250,6 +252,50 @@ def test_moving_statistics_of_one_worker_are_those_of_keras(tmp_path: Path) -> N
         moved = trainer.get_model().layers[1].moving_variance.numpy()
     assert not np.allclose(moved, 1.0)
     assert moved[-1] == pytest.approx(1.0, abs=0.3)  # the price is N(0, 1)
+
+
+def _build_pretrained() -> Any:
+    """Other values in each process: only the driver's may count. Workers check their threads."""
+    if os.environ.get("PS_TEST_DRIVER") == str(os.getppid()):
+        assert (os.environ["MKL_NUM_THREADS"], os.environ["OMP_NUM_THREADS"]) == ("1", "2")
+    chance = np.random.default_rng(int.from_bytes(os.urandom(8), "little"))
+    normalize = keras.layers.Normalization()
+    normalize.adapt(chance.normal(3, 2, (50, 9)))
+    out = keras.layers.Dense(1, activation="sigmoid")
+    model = keras.Sequential([keras.Input((9,)), normalize, out])
+    out.set_weights([chance.normal(size=(9, 1)), chance.normal(size=1)])
+    return model
+
+
+def test_pretrained_weights_are_where_a_day_starts_and_rare_rows_go_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PS_TEST_DRIVER", str(os.getpid()))
+    _write_day(tmp_path, "2024-03-01", rows=300, files=1)
+    file = tmp_path / "dt=2024-03-01" / "part-0.parquet"
+    table = pq.read_table(file)
+    rare = np.arange(300) % 40 + np.where(np.arange(300) < 7, 1000, 0)  # seven ids come once
+    pq.write_table(table.set_column(0, "user", [rare]), file)
+    config = _config(
+        tmp_path,
+        model_learning_rate=0.0,
+        thread_config=ThreadConfig(1, 2, 2, 1),
+        decay_after_each_day=True,
+        decay_method="prune",
+        prune_threshold=3,
+    )
+    with DistributedTrainer(None, config) as trainer:
+        trainer.set_model_builder(_build_pretrained)
+        start = [np.array(weight) for weight in trainer.get_model().get_weights()]
+        before = trainer.predict("2024-03-01")["prediction"]
+        day = trainer.train_single_day("2024-03-01")
+        model = trainer.get_model()
+    for pretrained, now in zip(start, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(now, pretrained)
+    inputs = np.zeros((300, 9), np.float32)  # no id was known: zeros, and the price
+    inputs[:, 8] = table["price"].to_numpy()
+    np.testing.assert_allclose(before, model.predict(inputs, verbose=0)[:, 0], rtol=1e-4)
+    assert day.table_rows["user"] == 40
 
 
 def test_a_wrong_model_or_range_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_dict_and_json_forms_give_an_equal_configuration(config: Any) -> None:
         (TrainerConfig(decay_factor=1.5), "decay_factor = 1.5"),
         (TrainerConfig(keep_checkpoints=-1), "keep_checkpoints"),
         (TrainerConfig(ps_config=PSConfig(num_servers=0)), "num_servers"),
+        (TrainerConfig(ps_config=PSConfig(auto_decay=True)), "PSConfig.auto_decay = True"),
         (TrainerConfig(feature_config={"sparse_features": []}), "a FeatureConfig"),
         (TrainerConfig(model_optimizer_params={"beta_1": 0.9}), "did you mean 'beta1'"),
         (TrainerConfig(embedding_optimizer_params={"learning_rate": 1}), "embedding_learning_rate"),

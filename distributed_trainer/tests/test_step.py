@@ -217,14 +217,28 @@ def test_a_model_with_inputs_named_after_features_gets_them_by_name() -> None:
     by_name = keras.Model(named, keras.layers.Dense(1, activation="sigmoid")(x))
     inputs = keras.Input((features.get_model_input_dim(),))
     by_matrix = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(inputs))
-    by_matrix.set_weights(by_name.get_weights())
+
+    class Subclassed(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            order = [*sorted(features.sparse_features), "age", "price"]
+            return self.out(keras.ops.concatenate([inputs[name] for name in order], axis=1))
+
     batch = _first_batch(CONFIG)
     rows = _rows_for(batch)
-    one = TrainingStep(TFModelWrapper(by_name), CONFIG).train(batch, rows)
-    other = TrainingStep(TFModelWrapper(by_matrix), CONFIG).train(batch, rows)
-    assert one.loss == pytest.approx(other.loss, rel=1e-6)
-    for table, gradient in one.row_gradients.items():
-        np.testing.assert_allclose(gradient, other.row_gradients[table], rtol=1e-4, atol=1e-8)
+    results = []
+    for model in (by_matrix, by_name, Subclassed()):
+        step = TrainingStep(TFModelWrapper(model), CONFIG)
+        model.set_weights(by_matrix.get_weights())
+        results.append(step.train(batch, rows))
+    first, *others = results
+    for other in others:
+        assert other.loss == pytest.approx(first.loss, rel=1e-6)
+        for table, gradient in first.row_gradients.items():
+            np.testing.assert_allclose(other.row_gradients[table], gradient, rtol=1e-4, atol=1e-8)
 
 
 def test_models_of_every_kind_give_the_same_step() -> None:
@@ -250,6 +264,19 @@ def test_models_of_every_kind_give_the_same_step() -> None:
         assert other.loss == pytest.approx(first.loss, rel=1e-6)
         for name, gradient in first.weight_gradients.items():
             np.testing.assert_allclose(other.weight_gradients[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_subclassed_model_that_takes_something_else_is_refused_in_words() -> None:
+    class Wrong(keras.Model):
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return inputs["colour"]
+
+    with pytest.raises(ConfigurationError, match=r"neither a matrix .* nor a dict .*'user'"):
+        TrainingStep(TFModelWrapper(Wrong()), CONFIG)
+    built = Wrong()
+    built({"colour": np.zeros((2, 1), np.float32)})
+    with pytest.raises(ConfigurationError, match=r"inputs \['colour'\]: allowed is one input"):
+        TrainingStep(TFModelWrapper(built), CONFIG)
 
 
 def test_a_model_of_dense_features_alone_pulls_and_pushes_no_rows() -> None:
