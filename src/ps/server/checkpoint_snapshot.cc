@@ -81,7 +81,7 @@ struct TableCopy : std::enable_shared_from_this<TableCopy> {
   void Later(const StripePtr& stripe, Shard& shard, std::size_t at, SteadyTime when) {
     auto timer = std::make_shared<asio::steady_timer>(shard.context(), when);
     timer->async_wait([self = shared_from_this(), stripe, &shard, at, timer](asio::error_code) {
-      self->Step(stripe, shard, at);
+      self->Post(stripe, shard, at);
     });
   }
 };

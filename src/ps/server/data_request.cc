@@ -1,10 +1,18 @@
 #include "ps/server/data_request.h"
 
+#include <algorithm>
+#include <asio/post.hpp>
 #include <numeric>
 #include <string>
 #include <utility>
 
 namespace ps::server {
+namespace {
+
+// What a shard has to do with so many bytes of rows is done sooner than its thread is woken.
+constexpr std::size_t kInlineWorkBytesMax = 32'768;
+
+}  // namespace
 
 bool DataRequest::Start(Release release) {
   std::uint64_t rows = plan_->new_rows_max_total();
@@ -113,8 +121,8 @@ Status DataRequest::Full() const {
 }
 
 void DataRequest::Run() {
-  int shards = static_cast<int>(
-      std::accumulate(plan_->concerns.begin(), plan_->concerns.end(), std::size_t{0}));
+  const std::vector<std::size_t>& work = plan_->work_bytes;
+  int shards = static_cast<int>(work.size() - std::count(work.begin(), work.end(), 0));
   shards_left_.store(shards, std::memory_order_relaxed);
   for (std::size_t i = 0; i < plan_->frames.size(); ++i) {
     if (plan_->frames[i].shards_left.load(std::memory_order_relaxed) == 0) OnFrameDone(i);
@@ -123,12 +131,21 @@ void DataRequest::Run() {
     Finish();
     return;
   }
-  int own = request_->connection->context_index();
+  const int own = request_->connection->context_index();
+  const auto runs_here = [&](int shard) {
+    return shard == own || work[shard] <= kInlineWorkBytesMax;
+  };
   for (auto& shard : core().shards) {
-    if (shard->index() == own || !plan_->concerns[shard->index()]) continue;
-    shard->Post([self = shared_from_this(), &shard = *shard] { self->RunShard(shard); });
+    if (work[shard->index()] > 0 && !runs_here(shard->index())) PostTo(*shard);
   }
-  if (plan_->concerns[own]) RunShard(*core().shards[own]);
+  for (auto& shard : core().shards) {
+    if (work[shard->index()] == 0 || !runs_here(shard->index())) continue;
+    if (!shard->TryRun([&] { RunShard(*shard); })) PostTo(*shard);
+  }
+}
+
+void DataRequest::PostTo(Shard& shard) {
+  shard.Post([self = shared_from_this(), &shard] { self->RunShard(shard); });
 }
 
 void DataRequest::RunShard(Shard& shard) {
@@ -159,7 +176,7 @@ void DataRequest::Finish() {
 }
 
 void DataRequest::PostToConnection(std::function<void()> function) {
-  core().shards[request_->connection->context_index()]->Post(std::move(function));
+  asio::post(request_->connection->context(), std::move(function));
 }
 
 }  // namespace ps::server

@@ -13,7 +13,8 @@
 namespace ps::server {
 
 // A pull or push on its way through the shards: admission against the row limit (row_gate.h), then
-// one task on each shard it concerns; the connection's own shard does its part inline.
+// one task on each shard it concerns. The connection's thread does the part of its own shard, and
+// the small parts of others, unless those shards are at work.
 class DataRequest : public std::enable_shared_from_this<DataRequest> {
  public:
   // Called by the connection's thread when the next request of the connection may go on.
@@ -45,6 +46,7 @@ class DataRequest : public std::enable_shared_from_this<DataRequest> {
   enum class Hold { kNone, kReserved, kExact, kExactReserved };
 
   void Run();
+  void PostTo(Shard& shard);
   void RunShard(Shard& shard);
   void Finish();
   void CountOnShards();

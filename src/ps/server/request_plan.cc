@@ -14,6 +14,9 @@ using wire::MessageType;
 using wire::SectionHead;
 using wire::SectionKind;
 
+// A row's line of the index and its header.
+constexpr std::size_t kRowOverheadBytes = 80;
+
 class Planner {
  public:
   Planner(MessageType type, const ServingDefinition& definition, int shard_count,
@@ -24,7 +27,7 @@ class Planner {
         reply_bytes_max_(reply_bytes_max),
         plan_(std::make_unique<RequestPlan>()) {
     plan_->new_rows_max.resize(shard_count);
-    plan_->concerns.resize(shard_count);
+    plan_->work_bytes.resize(shard_count);
   }
 
   Status AddFrame(const net::Frame& frame) {
@@ -62,8 +65,11 @@ class Planner {
     }
     PS_RETURN_IF_ERROR(SplitByShard(section));
     bool creates = type_ == MessageType::kPush || (head.flags & wire::kCreateMissing) != 0;
-    for (int shard = 0; creates && shard < shard_count_; ++shard) {
-      plan_->new_rows_max[shard] += section->PartOf(shard).keys.size();
+    const std::size_t row_bytes = kRowOverheadBytes + head.dim * sizeof(float);
+    for (int shard = 0; shard < shard_count_; ++shard) {
+      std::size_t keys = section->PartOf(shard).keys.size();
+      plan_->work_bytes[shard] += keys * row_bytes;
+      if (creates) plan_->new_rows_max[shard] += keys;
     }
     return Status::Ok();
   }
@@ -142,6 +148,7 @@ class Planner {
     if (head.kind == SectionKind::kChunk && !definition_.presence[head.id]->Has(head.chunk)) {
       return NotFound(name + " has no values yet; set or initialise the weights first");
     }
+    plan_->work_bytes[section->only_shard] += tensor.chunk_floats(head.chunk) * sizeof(float);
     plan_->has_chunks = true;
     return Status::Ok();
   }
@@ -164,9 +171,7 @@ class Planner {
     for (int shard = 0; shard < shard_count_; ++shard) {
       bool concerned = std::any_of(plan->sections.begin(), plan->sections.end(),
                                    [&](const SectionPlan& s) { return s.Concerns(shard); });
-      if (!concerned) continue;
-      plan_->concerns[shard] = true;
-      ++shards;
+      shards += concerned;
     }
     plan->shards_left.store(shards, std::memory_order_relaxed);
   }

@@ -47,7 +47,7 @@ struct FramePlan {
 struct RequestPlan {
   std::deque<FramePlan> frames;
   std::vector<std::uint64_t> new_rows_max;  // by shard: keys that may make a row
-  std::vector<bool> concerns;               // by shard
+  std::vector<std::size_t> work_bytes;      // by shard: of memory it touches; 0: not concerned
   bool has_chunks = false;
 
   std::uint64_t new_rows_max_total() const;

@@ -3,7 +3,10 @@
 #include <asio/executor_work_guard.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
+#include <atomic>
+#include <cstddef>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -23,8 +26,9 @@ struct LatencyByType {
   LatencyHistogram control;
 };
 
-// One thread of a server with what it alone may touch: the rows and chunks of its partitions.
-// Share-nothing: other threads post to it; what is posted by one thread runs in that order.
+// One thread of a server with the rows and chunks of its partitions, which one thread at a time
+// touches: this one, or another that found nothing under way here and has so little to do that
+// waking this one would take longer. What one thread posts or runs here happens in that order.
 class Shard {
  public:
   explicit Shard(int index) : index_(index), context_(1) {}
@@ -37,16 +41,32 @@ class Shard {
   // After StopAndJoin, on the caller's thread: runs what was posted; how many handlers that were.
   std::size_t Drain();
 
+  // Runs `function` on the shard's thread, which then owns what the shard holds.
   template <typename Function>
   void Post(Function&& function) {
-    asio::post(context_, std::forward<Function>(function));
+    posted_.fetch_add(1, std::memory_order_relaxed);
+    asio::post(context_, [this, function = std::forward<Function>(function)]() mutable {
+      std::lock_guard own(in_use_);
+      posted_.fetch_sub(1, std::memory_order_relaxed);
+      function();
+    });
+  }
+  // Runs `function` at once on the calling thread, unless something else is posted or under way:
+  // then it does nothing and returns false. Not from within such a function.
+  template <typename Function>
+  bool TryRun(Function&& function) {
+    if (posted_.load(std::memory_order_relaxed) > 0) return false;
+    std::unique_lock own(in_use_, std::try_to_lock);
+    if (!own.owns_lock() || posted_.load(std::memory_order_relaxed) > 0) return false;
+    function();
+    return true;
   }
 
   int index() const { return index_; }
   asio::io_context& context() { return context_; }
   LatencyByType& latency() { return latency_; }  // thread-safe
 
-  // --- the shard's thread only
+  // --- within Post and TryRun only
   store::EmbeddingStore& table(TableId id) { return *tables_[id]; }
   std::size_t table_count() const { return tables_.size(); }
   void AddTable(std::unique_ptr<store::EmbeddingStore> table) {
@@ -74,6 +94,8 @@ class Shard {
  private:
   const int index_;
   asio::io_context context_;
+  std::atomic<std::size_t> posted_{0};  // of which none has begun
+  std::mutex in_use_;
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> work_;
   std::shared_ptr<store::PagePool> page_pool_ = std::make_shared<store::PagePool>();
   std::vector<std::unique_ptr<store::EmbeddingStore>> tables_;
