@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +27,7 @@ from distributed_trainer import (
 )
 from pyspark_ps import ConfigurationError, PSConfig
 from pyspark_ps.tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+from tests.test_local_cluster import pids_of
 from tests.test_training_over_servers import _build, _config, _write_day
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -63,12 +66,32 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _train(session: Any, days: Path | str, **changes: Any) -> dict[str, Any]:
+class BeforeTheSecondDay(keras.callbacks.Callback):  # type: ignore[misc]
+    """Does something to the trainer between two days."""
+
+    def __init__(self, act: Callable[[DistributedTrainer], None]) -> None:
+        super().__init__()
+        self._act = act
+        self.trainer: Any = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            self._act(self.trainer)
+
+
+def _train(
+    session: Any, days: Path | str, callback: BeforeTheSecondDay | None = None, **changes: Any
+) -> dict[str, Any]:
     config = _config(days, num_workers=2, batch_size=BATCH, **changes)
     with DistributedTrainer(session, config) as trainer:
         trainer.set_model_builder(_build)
+        if callback is not None:
+            callback.trainer = trainer
         summary = trainer.train_date_range(
-            "2024-03-01", "2024-03-02", validate_before_training=True
+            "2024-03-01",
+            "2024-03-02",
+            validate_before_training=True,
+            callbacks=[] if callback is None else [callback],
         )
         with pytest.raises(TrainingError) as failure:
             trainer.train_single_day("2024-03-03")
@@ -96,7 +119,41 @@ def _check(summary: dict[str, Any]) -> None:
     assert second["table_rows"] == {"user": 40, "item": 30}
 
 
-def test_local_master_with_all_data_on_s3_as_sparks_settings_reach_it(days: Path) -> None:
+def _check_a_worker_may_die(session: Any, folder: Path) -> None:
+    """AUC over all rows of a day after it was trained on, with and without a worker's death.
+
+    Four undisturbed runs, whose workers' pushes mix as they come, differed by 0.0003.
+    """
+    date, marker = "2024-03-01", folder / "died"
+    _write_day(folder, date, rows=12000, files=4, seed=1)
+
+    def die() -> None:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def build_mortal() -> Any:
+        from pyspark import TaskContext
+
+        if TaskContext.get() is not None:
+            _before_push(50, die)  # of about a hundred
+        return _build()
+
+    def auc(build: Callable[[], Any]) -> float:
+        with DistributedTrainer(session, _config(folder, num_workers=2, batch_size=60)) as trainer:
+            trainer.set_model_builder(build)
+            assert trainer.train_single_day(date).total_samples == 12000
+            return trainer.evaluate(date)["auc"]
+
+    undisturbed = auc(_build)
+    assert undisturbed > 0.8
+    assert auc(build_mortal) == pytest.approx(undisturbed, abs=0.002)
+    assert marker.exists()
+
+
+def test_local_master_with_all_data_on_s3_as_sparks_settings_reach_it(
+    days: Path, tmp_path: Path
+) -> None:
     s3 = S3Server()
     try:
         client, bucket = s3.client(), s3.make_bucket("clicks")
@@ -107,10 +164,11 @@ def test_local_master_with_all_data_on_s3_as_sparks_settings_reach_it(days: Path
             "spark__hadoop__fs__s3a__access__key": ACCESS_KEY,
             "spark__hadoop__fs__s3a__secret__key": SECRET_KEY,
         }
-        with spark("local[2]", **settings) as session:
+        with spark("local[2,4]", **settings) as session:
             summary = _train(
                 session, f"s3a://{bucket}/days", s3_checkpoint_path=f"s3a://{bucket}/checkpoints"
             )
+            _check_a_worker_may_die(session, tmp_path)
         _check(summary)
         paths = [day["checkpoint_path"] for day in summary["daily_results"]]
         assert paths == [f"s3a://{bucket}/checkpoints/dt=2024-03-0{day}" for day in (1, 2)]
@@ -158,7 +216,6 @@ def _build_disturbed(folder: Path) -> Callable[[], Any]:
             time.sleep(3)
 
     def build() -> Any:
-        import keras
         from pyspark import TaskContext
 
         if TaskContext.get() is not None:
@@ -219,11 +276,23 @@ def _train_disturbed(session: Any, folder: Path, ps_config: PSConfig) -> None:
     assert "(1, 1)" in (folder / "attempts").read_text().splitlines()
 
 
-def test_servers_and_workers_side_by_side_on_executors(days: Path) -> None:
+def _kill_a_server(trainer: DistributedTrainer) -> None:
+    os.kill(pids_of(trainer._ps)[1], signal.SIGKILL)
+
+
+def test_servers_and_workers_side_by_side_on_executors_outlive_a_servers_death(
+    days: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with spark("local-cluster[2,2,1024]") as session:
-        summary = _train(session, days)
+        summary = _train(
+            session,
+            days,
+            BeforeTheSecondDay(_kill_a_server),
+            s3_checkpoint_path=str(tmp_path / "checkpoints"),
+        )
         _check(summary)
-        assert len(summary["servers"]) == 2
+        assert "2024-03-02: servers [1] were lost" in caplog.text
+        assert [server.status for server in summary["servers"]] == ["running"] * 2
         too_many = PSConfig(num_servers=4, server_port_base=0, num_worker_threads=1)
         with DistributedTrainer(session, _config(days, ps_config=too_many)) as trainer:
             trainer.set_model_builder(_build)
