@@ -37,6 +37,7 @@ client::ClientOptions ParseOptions(const std::string& text, std::string secret) 
     if (std::string coordinator = json.value("coordinator", ""); !coordinator.empty()) {
       options.coordinator = Check(net::ParseEndpoint(coordinator));
     }
+    options.tls_fingerprint = json.value("tls_fingerprint", "");
     options.timeout_seconds = json.value("timeout_seconds", options.timeout_seconds);
     options.batch_size = json.value("batch_size", options.batch_size);
     options.message_bytes_max = json.value("max_message_size", options.message_bytes_max);

@@ -1,6 +1,7 @@
 #include "bindings/server.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -12,6 +13,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "bindings/checkpoint.h"
 #include "bindings/gil.h"
@@ -140,11 +142,21 @@ std::string Text(const nb::bytes& bytes) {
   return std::string(static_cast<const char*>(bytes.data()), bytes.size());
 }
 
+using Tls = std::shared_ptr<const net::TlsIdentity>;
+
+// Of PEM texts; both empty: no TLS.
+Tls MakeTls(const std::string& certificate, const std::string& key) {
+  if (certificate.empty() && key.empty()) return nullptr;
+  return Check(net::TlsIdentity::Make({certificate, key}));
+}
+
 class PyServer {
  public:
-  PyServer(const std::string& options_json, const nb::bytes& secret) {
+  PyServer(const std::string& options_json, const nb::bytes& secret, const std::string& certificate,
+           const std::string& key) {
     ServerOptions options = ParseServerOptions(options_json);
     options.secret = Text(secret);
+    options.tls = MakeTls(certificate, key);
     server_ = Check([&] {
       GilRelease release;
       return Server::Start(std::move(options));
@@ -188,9 +200,11 @@ class PyServer {
 
 class PyCoordinator {
  public:
-  PyCoordinator(const std::string& options_json, const nb::bytes& secret) {
+  PyCoordinator(const std::string& options_json, const nb::bytes& secret,
+                const std::string& certificate, const std::string& key) {
     CoordinatorOptions options = ParseCoordinatorOptions(options_json);
     options.secret = Text(secret);
+    options.tls = MakeTls(certificate, key);
     coordinator_ = Check([&] {
       GilRelease release;
       return Coordinator::Start(std::move(options));
@@ -255,9 +269,26 @@ class PyCoordinator {
 }  // namespace
 
 void BindServer(nb::module_& module) {
+  module.def("make_certificate", [] {
+    net::TlsCredentials made = Check(net::MakeCredentials());
+    return std::make_pair(made.certificate, made.key);
+  });
+  module.def(
+      "certificate_fingerprint",
+      [](const std::string& certificate) {
+        return Check(net::CertificateFingerprint(certificate));
+      },
+      nb::arg("certificate"));
+  module.def(
+      "check_certificate_key",
+      [](const std::string& certificate, const std::string& key) {
+        Check(net::TlsIdentity::Make({certificate, key}));
+      },
+      nb::arg("certificate"), nb::arg("key"));
   nb::class_<PyServer>(module, "Server")
-      .def(nb::init<const std::string&, const nb::bytes&>(), nb::arg("options_json"),
-           nb::arg("secret"))
+      .def(nb::init<const std::string&, const nb::bytes&, const std::string&, const std::string&>(),
+           nb::arg("options_json"), nb::arg("secret"), nb::arg("certificate") = "",
+           nb::arg("key") = "")
       .def_prop_ro("port", &PyServer::port)
       .def_prop_ro("unix_path", &PyServer::unix_path)
       .def_prop_ro("incarnation", &PyServer::incarnation)
@@ -266,8 +297,9 @@ void BindServer(nb::module_& module) {
       .def("stats", &PyServer::Stats)
       .def("checkpoints", &PyServer::Checkpoints);
   nb::class_<PyCoordinator>(module, "Coordinator")
-      .def(nb::init<const std::string&, const nb::bytes&>(), nb::arg("options_json"),
-           nb::arg("secret"))
+      .def(nb::init<const std::string&, const nb::bytes&, const std::string&, const std::string&>(),
+           nb::arg("options_json"), nb::arg("secret"), nb::arg("certificate") = "",
+           nb::arg("key") = "")
       .def_prop_ro("address", &PyCoordinator::address)
       .def("wait_running", &PyCoordinator::WaitRunning, nb::arg("timeout_seconds"))
       .def("servers", &PyCoordinator::Servers)

@@ -75,8 +75,8 @@ def symbol_origins() -> dict[str, str]:
 class Client:
     def __init__(self, options_json: str, secret: bytes) -> None:
         """options: {"servers": [{"server_id","host","port","unix_path","incarnation"}],
-        "coordinator": "host:port", "timeout_seconds", "batch_size", "max_message_size",
-        "transport", "compression"}. Connects."""
+        "coordinator": "host:port", "tls_fingerprint" ("" = no TLS), "timeout_seconds",
+        "batch_size", "max_message_size", "transport", "compression"}. Connects."""
 
     def definition(self) -> str: ...  # ClusterDefinition as JSON
     def refresh(self) -> None: ...
@@ -190,9 +190,23 @@ class UpdateCounts:
     def clear(self) -> None: ...
     def __len__(self) -> int: ...
 
+def make_certificate() -> tuple[str, str]:
+    """A new certificate that signed itself, and its private key; both PEM."""
+
+def certificate_fingerprint(certificate: str) -> str:
+    """SHA-256 of the (first) PEM certificate, hexadecimal.
+
+    ConfigurationError: there is none, or it has expired or is not valid yet."""
+
+def check_certificate_key(certificate: str, key: str) -> None:
+    """ConfigurationError when a server cannot serve with them, saying why."""
+
 class Server:
-    # options: field names of ServerOptions; log_level is "debug" .. "error" or "off". Starts.
-    def __init__(self, options_json: str, secret: bytes) -> None: ...
+    # options: field names of ServerOptions; log_level is "debug" .. "error" or "off". certificate
+    # and key are PEM; both "": no TLS. Starts.
+    def __init__(
+        self, options_json: str, secret: bytes, certificate: str = "", key: str = ""
+    ) -> None: ...
     @property
     def port(self) -> int: ...
     @property
@@ -251,8 +265,10 @@ class Load:
     def commit(self) -> None: ...
 
 class Coordinator:
-    # options: field names of CoordinatorOptions. Starts.
-    def __init__(self, options_json: str, secret: bytes) -> None: ...
+    # options: field names of CoordinatorOptions; certificate and key as of Server. Starts.
+    def __init__(
+        self, options_json: str, secret: bytes, certificate: str = "", key: str = ""
+    ) -> None: ...
     @property
     def address(self) -> str: ...
     def wait_running(self, timeout_seconds: float) -> None: ...

@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
 class ByHand:
     """Server processes as an operator starts them."""
 
-    def __init__(self, folder: Path, servers: int = 2) -> None:
+    def __init__(self, folder: Path, servers: int = 2, **fields: object) -> None:
         secret = folder / "secret"
         secret.write_text("0123456789abcdef0123456789abcdef\n")
         secret.chmod(0o600)
@@ -63,10 +63,14 @@ class ByHand:
             embedding_dim=4,
             num_worker_threads=1,
             timeout_seconds=20.0,
-        )
+        ).replace(**fields)
         self._file = folder / "cluster.json"
-        self._file.write_text(self.config.to_json())
+        self.write(self.config)
         self.processes: list[subprocess.Popen[str]] = []
+
+    def write(self, config: PSConfig) -> None:
+        """What servers started from now on are told."""
+        self._file.write_text(config.to_json())
 
     def start(self, server_id: int, *more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "pyspark_ps.server", "--config", str(self._file)]

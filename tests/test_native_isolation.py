@@ -29,6 +29,19 @@ SYSTEM_LIBRARIES = {
 }
 
 
+# Both ends of a connection by TLS, in the process that holds everything.
+BY_TLS = """
+from pyspark_ps import PSConfig, PSWorkerClient
+from pyspark_ps.server import PSServer
+config = PSConfig(server_port_base=0, embedding_dim=4, tls="on", transport="tcp")
+with PSServer(0, 1, config) as server:
+    info = server.get_server_info()
+    assert len(info.metadata["tls_fingerprint"]) == 64
+    with PSWorkerClient([info], config) as worker:
+        assert worker.pull_embeddings(range(10_000)).shape == (10_000, 4)
+"""
+
+
 def native_module() -> Path:
     from pyspark_ps import _core
 
@@ -44,6 +57,7 @@ import importlib, json
 for name in {order!r}:
     importlib.import_module(name)
 core = importlib.import_module({NATIVE!r})
+{BY_TLS}
 print(json.dumps([core.__file__, core.symbol_origins()]))
 """
     done = subprocess.run(

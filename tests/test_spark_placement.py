@@ -95,6 +95,8 @@ def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
         weight_optimizer="sgd",
         embedding_optimizer="sgd",
         embedding_init="zeros",
+        tls="on",
+        transport="tcp",
     )
     with PSMainClient(spark_context, settings) as main:
         assert main.executor_slots_needed() == 2
@@ -118,9 +120,12 @@ def test_servers_run_on_different_executors_beside_workers_and_free_their_slots(
         np.testing.assert_array_equal(worker.pull_model()["w"], [-2.0, -2.0])
         stats = main.get_cluster_stats()
         assert all(server["embeddings"] > 20 for server in stats["servers"])
-        assert servers[0]["metadata"]["secret"].reveal() not in json.dumps(
-            spark_context.getConf().getAll()
-        )
+        shown = json.dumps(spark_context.getConf().getAll())
+        for process in {*pids, *(parent for pid in pids for parent in parents(pid))}:
+            for name in ("cmdline", "environ"):
+                shown += Path(f"/proc/{process}/{name}").read_text(errors="replace")
+        assert servers[0]["metadata"]["secret"].reveal() not in shown
+        assert "PRIVATE KEY" not in shown
     assert wait_until(lambda: not any(is_running(pid) for pid in pids))
     assert wait_until(lambda: active_tasks(spark_context) == 0)
     # Every slot is free again: as many tasks as there are slots run at the same time.

@@ -382,9 +382,11 @@ def test_standalone_with_security_dynamic_allocation_retries_and_speculation(
         "spark.speculation.interval": "200ms",
     }
     plain = {name.replace(".", "__"): value for name, value in settings.items()}
-    ps_config = PSConfig(num_servers=2, server_port_base=0, num_worker_threads=1, tls="off")
+    ps_config = PSConfig(num_servers=2, server_port_base=0, num_worker_threads=1, transport="tcp")
     with standalone(tmp_path) as url, spark(url, **plain) as session:
         summary = _train(session, days, ps_config=ps_config)
         _check(summary)
         assert {server.status for server in summary["servers"]} == {"running"}
+        # tls="auto": what Spark encrypts is encrypted.
+        assert all(server.metadata["tls_fingerprint"] for server in summary["servers"])
         _train_disturbed(session, tmp_path, ps_config)

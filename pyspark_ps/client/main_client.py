@@ -29,13 +29,10 @@ from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
 from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError
 from pyspark_ps.placement.cluster import Cluster
+from pyspark_ps.placement.credentials import Credentials, uses_tls
 from pyspark_ps.placement.external import ExternalCluster
 from pyspark_ps.placement.interpreter import check_workers
-from pyspark_ps.placement.plan import (
-    check_encryption,
-    make_cluster,
-    resolve_placement,
-)
+from pyspark_ps.placement.plan import make_cluster, resolve_placement
 from pyspark_ps.utils.config import PSConfig, TableConfig
 from pyspark_ps.utils.logging import get_logger
 from pyspark_ps.utils.sharding import PARTITION_COUNT
@@ -82,7 +79,7 @@ class PSMainClient:
             self.config.num_servers = len(config.server_addresses)
         self._context = _context_of(spark_context)
         self._placement = resolve_placement(self._context, self.config)
-        check_encryption(self._context, self.config)
+        uses_tls(self._context, self.config)  # raises where it cannot be as it would have to
         self._lock = threading.RLock()
         self._running: _Running | None = None
         self._infos: list[ServerInfo] = []
@@ -120,11 +117,11 @@ class PSMainClient:
             if self._running is None:
                 if self._context is not None:
                     check_workers(self._context)
-                cluster, secret = self._new_cluster()
+                cluster, credentials = self._new_cluster()
                 cluster.start(max(self.config.timeout_seconds, START_SECONDS_MIN))
                 self._end_at_exit = weakref.finalize(self, cluster.end, EXIT_GRACE_SECONDS)
                 try:
-                    self._infos = _server_infos(cluster, secret, self.config)
+                    self._infos = _server_infos(cluster, credentials, self.config)
                     self._running = _Running(cluster, self._infos, self.config)
                 except BaseException:
                     self._end_at_exit()
@@ -132,7 +129,7 @@ class PSMainClient:
                     raise
             return self.get_server_info()
 
-    def _new_cluster(self) -> tuple[Cluster | ExternalCluster, bytes]:
+    def _new_cluster(self) -> tuple[Cluster | ExternalCluster, Credentials]:
         return make_cluster(self._context, self.config)
 
     def shutdown_servers(self, grace_period_seconds: float = 30) -> None:
@@ -549,11 +546,12 @@ def _context_of(spark: Any) -> Any:
 
 
 def _server_infos(
-    cluster: Cluster | ExternalCluster, secret: bytes, config: PSConfig
+    cluster: Cluster | ExternalCluster, credentials: Credentials, config: PSConfig
 ) -> list[ServerInfo]:
     owners = _core.partition_owners(
         config.num_servers, config.virtual_nodes_per_server, PARTITION_COUNT
     )
+    fingerprint = credentials.fingerprint
     infos = []
     for record in cluster.servers():
         partitions = np.flatnonzero(owners == record["server_id"])
@@ -566,7 +564,8 @@ def _server_infos(
                 shard_range=(int(partitions[0]), int(partitions[-1])),
                 metadata={
                     "coordinator": cluster.coordinator_address,
-                    "secret": Secret(secret.hex()),
+                    "secret": Secret(credentials.secret.hex()),
+                    "tls_fingerprint": fingerprint,
                     "incarnation": format(int(record["incarnation"]), "x"),
                     "unix_socket": str(record["unix_path"]),
                     "metrics_port": int(record["metrics_port"]) or None,

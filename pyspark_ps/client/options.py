@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyspark_ps.communication import Secret, ServerInfo
-from pyspark_ps.errors import InvalidArgumentError
+from pyspark_ps.errors import ConfigurationError, InvalidArgumentError
 from pyspark_ps.utils.config import PSConfig
 
 # Largest payload of a frame (limits::kFramePayloadBytesMax).
@@ -42,7 +42,12 @@ def checked_servers(server_info: Any) -> list[ServerInfo]:
 
 
 def client_options(infos: list[ServerInfo], config: PSConfig) -> tuple[str, bytes]:
-    """Options as JSON, and the secret apart from them."""
+    """Options as JSON, and the secret apart from them. TLS or not is the servers' word.
+
+    Raises:
+        InvalidArgumentError: the job's secret is missing.
+        ConfigurationError: tls="on", and the servers are without.
+    """
     secret = infos[0].metadata.get("secret")
     if not isinstance(secret, Secret):
         raise InvalidArgumentError(
@@ -50,7 +55,14 @@ def client_options(infos: list[ServerInfo], config: PSConfig) -> tuple[str, byte
             "PSMainClient.get_server_info()"
         )
     coordinator = str(infos[0].metadata.get("coordinator", ""))
-    options = core_options([_address(info) for info in infos], coordinator, config)
+    fingerprint = str(infos[0].metadata.get("tls_fingerprint", ""))
+    if config.tls == "on" and not fingerprint:
+        raise ConfigurationError(
+            "PSConfig.tls = 'on', but the servers were started without TLS (server_info has no "
+            "metadata['tls_fingerprint']); it is their driver's configuration that decides"
+        )
+    servers = [_address(info) for info in infos]
+    options = core_options(servers, coordinator, fingerprint, config)
     try:
         return json.dumps(options), bytes.fromhex(secret.reveal())
     except ValueError:
@@ -58,12 +70,13 @@ def client_options(infos: list[ServerInfo], config: PSConfig) -> tuple[str, byte
 
 
 def core_options(
-    servers: list[dict[str, Any]], coordinator: str, config: PSConfig
+    servers: list[dict[str, Any]], coordinator: str, tls_fingerprint: str, config: PSConfig
 ) -> dict[str, Any]:
-    """Options of the core's client, but for the secret."""
+    """Options of the core's client, but for the secret. tls_fingerprint "" = no TLS."""
     return {
         "servers": servers,
         "coordinator": coordinator,
+        "tls_fingerprint": tls_fingerprint,
         "timeout_seconds": float(config.timeout_seconds),
         "batch_size": int(config.batch_size),
         "max_message_size": min(int(config.max_message_size), FRAME_BYTES_MAX),

@@ -40,8 +40,10 @@ class ServerInfo:
         host, port: its TCP address.
         status: "running", "stopped", "lost" or "unknown".
         shard_range: lowest and highest partition that it holds.
-        metadata: "coordinator" ("host:port"), "secret" (a `Secret`; prints as ***), "incarnation"
-            (hex), "unix_socket" (path or ""), "metrics_port" (of its Prometheus endpoint, or None).
+        metadata: "coordinator" ("host:port"), "secret" (a `Secret`; prints as ***),
+            "tls_fingerprint" (SHA-256 of the certificate that clients must be shown, hexadecimal;
+            "" = no TLS), "incarnation" (hex), "unix_socket" (path or ""), "metrics_port" (of its
+            Prometheus endpoint, or None).
     """
 
     server_id: int

@@ -6,14 +6,12 @@ The coordinator lives in the process of server 0. See docs/external-servers.md.
 from __future__ import annotations
 
 import json
-import os
-import stat
-from pathlib import Path
 from typing import Any
 
 from pyspark_ps import _core
 from pyspark_ps.client.options import core_options
 from pyspark_ps.errors import ConfigurationError, InvalidArgumentError, PSConnectionError
+from pyspark_ps.placement.credentials import Credentials
 from pyspark_ps.placement.definitions import optimizer_definition, table_definition
 from pyspark_ps.utils.config import PSConfig
 from pyspark_ps.utils.logging import get_logger
@@ -21,23 +19,20 @@ from pyspark_ps.utils.sharding import PARTITION_COUNT
 
 _logger = get_logger(__name__)
 
-SECRET_BYTES_MIN = 16
-SECRET_FILE_BYTES_MAX = 4_096
-
 
 class ExternalCluster:
     """The part of `Cluster` that a driver needs of servers that it did not start.
 
     Args:
         config: with `server_addresses`.
-        secret: that the servers know.
+        credentials: of the servers; the key is not needed.
     """
 
     final_status = "unknown"
 
-    def __init__(self, config: PSConfig, secret: bytes) -> None:
+    def __init__(self, config: PSConfig, credentials: Credentials) -> None:
         self._config = config
-        self._secret = secret
+        self._credentials = credentials
         self._client: _core.Client | None = None
         self._records: list[dict[str, Any]] = []
         self.coordinator_address = ""
@@ -48,7 +43,7 @@ class ExternalCluster:
         Raises:
             PSConnectionError: a server that cannot be reached, or is lost.
             AuthenticationError: the servers know another secret.
-            ConfigurationError: the servers run with another configuration.
+            ConfigurationError: the servers run with another configuration, e.g. without TLS.
         """
         config = self._config.replace(
             timeout_seconds=min(self._config.timeout_seconds, timeout_seconds)
@@ -58,15 +53,16 @@ class ExternalCluster:
             {"server_id": server_id, "host": host, "port": port}
             for server_id, (host, port) in enumerate(hosts)
         ]
-        first = _core.Client(json.dumps(core_options(servers, "", config)), self._secret)
+        secret, fingerprint = self._credentials.secret, self._credentials.fingerprint
+        options = core_options(servers, "", fingerprint, config)
+        first = _core.Client(json.dumps(options), secret)
         try:
             described = json.loads(first.control_server(0, json.dumps({"op": "describe"})))
         finally:
             first.close()
         self.coordinator_address = str(described["coordinator"])
-        self._client = _core.Client(
-            json.dumps(core_options(servers, self.coordinator_address, config)), self._secret
-        )
+        options = core_options(servers, self.coordinator_address, fingerprint, config)
+        self._client = _core.Client(json.dumps(options), secret)
         try:
             self._records = self._ask()
             self._check_running()
@@ -168,27 +164,3 @@ def split_address(address: str) -> tuple[str, int]:
             "65535"
         )
     return host.strip("[]"), int(port)
-
-
-def read_secret(config: PSConfig) -> bytes:
-    """The secret in `config.secret_file`, white space around it left out.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or holds no secret of at least 16 bytes.
-    """
-    assert config.secret_file is not None
-    path = Path(config.secret_file).expanduser()
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            secret = file.read(SECRET_FILE_BYTES_MAX + 1).strip()
-    except OSError as error:
-        raise ConfigurationError(f"PSConfig.secret_file: {error}") from error
-    if not SECRET_BYTES_MIN <= len(secret) <= SECRET_FILE_BYTES_MAX:
-        raise ConfigurationError(
-            f"PSConfig.secret_file = {str(path)!r} holds {len(secret)} bytes: allowed are "
-            f"{SECRET_BYTES_MIN} to {SECRET_FILE_BYTES_MAX} (e.g. of 'openssl rand -hex 32')"
-        )
-    if mode & 0o077:
-        _logger.warning("secret_file %s can be read by others (mode %o): chmod 600", path, mode)
-    return secret

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyspark_ps.placement.credentials import Credentials
+
 LAST_WORDS_LINES = 20
 TERM_SECONDS = 5.0
 # A Unix socket's path has at most 107 bytes; the socket's own name is added to the folder's.
@@ -26,19 +28,19 @@ SOCKET_FOLDER_CHARS_MAX = 70
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """One server to start. Picklable; the secret is kept out of `repr`.
+    """One server to start. Picklable; the credentials are kept out of `repr`.
 
     Attributes:
         server_id: 0 .. num_servers - 1.
-        options: `ServerOptions` of the core, without the secret; JSON can hold it.
-        secret: of the job.
+        options: `ServerOptions` of the core, without the credentials; JSON can hold it.
+        credentials: of the job.
         use_unix_socket: the server also listens on a Unix socket in a private folder.
         log_level: least severe messages that the server writes (of `logging`).
     """
 
     server_id: int
     options: dict[str, Any]
-    secret: bytes = field(repr=False)
+    credentials: Credentials = field(repr=False)
     use_unix_socket: bool = True
     log_level: int = logging.INFO
 
@@ -50,7 +52,7 @@ class LaunchSpec:
         """What `python -m pyspark_ps.server` reads from its standard input."""
         launch = {
             "options": self.options,
-            "secret": self.secret.hex(),
+            "credentials": self.credentials.to_dict(),
             "log_level": self.log_level,
         }
         return json.dumps(launch).encode() + b"\n"
@@ -60,7 +62,7 @@ class ServerProcess:
     """A child process `python -m pyspark_ps.server`.
 
     Its standard input stays open as long as this process lives: the child ends when it closes, so
-    it ends with this process, however that ends. The secret goes that way too, never through
+    it ends with this process, however that ends. Secret and key go that way too, never through
     arguments or the environment, which other users of the host may read.
 
     Args:

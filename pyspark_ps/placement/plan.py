@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark_ps import _core
 from pyspark_ps.client.options import FRAME_BYTES_MAX
-from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.placement import executors
 from pyspark_ps.placement.cluster import Cluster, Placement
+from pyspark_ps.placement.credentials import (
+    Credentials,
+    configured_credentials,
+    new_credentials,
+    uses_tls,
+)
 from pyspark_ps.placement.definitions import optimizer_definition, table_definition
-from pyspark_ps.placement.external import ExternalCluster, read_secret
+from pyspark_ps.placement.external import ExternalCluster
 from pyspark_ps.placement.launch import LaunchSpec
 from pyspark_ps.placement.local import LocalPlacement
 from pyspark_ps.utils.config import PSConfig
@@ -24,7 +29,6 @@ from pyspark_ps.utils.sharding import PARTITION_COUNT
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-SECRET_BYTES = 32
 LOOPBACK = "127.0.0.1"
 
 
@@ -42,41 +46,28 @@ def resolve_placement(spark_context: SparkContext | None, config: PSConfig) -> s
     return config.placement
 
 
-def check_encryption(spark_context: SparkContext | None, config: PSConfig) -> None:
-    """Refuses to carry in the clear what Spark was told to encrypt, unless the user says so.
-
-    Raises:
-        ConfigurationError: tls="auto" where Spark encrypts its own traffic.
-    """
-    if spark_context is None or config.tls == "off":
-        return
-    conf = spark_context.getConf()
-    for name in ("spark.network.crypto.enabled", "spark.ssl.rpc.enabled", "spark.ssl.enabled"):
-        if str(conf.get(name, "false")).lower() == "true":
-            raise ConfigurationError(
-                f"PSConfig.tls = 'auto' would encrypt, as {name} is true, but encryption of the "
-                "servers' traffic is not built yet; set tls='off' to go on without it"
-            )
-
-
 def make_cluster(
     spark_context: SparkContext | None,
     config: PSConfig,
     beside_driver: Callable[[list[LaunchSpec]], Placement] = LocalPlacement,
-) -> tuple[Cluster | ExternalCluster, bytes]:
-    """A cluster that has not been started yet, and its secret. Its coordinator listens already,
-    unless that is another process's ("external").
+) -> tuple[Cluster | ExternalCluster, Credentials]:
+    """A cluster that has not been started yet, and what its processes prove themselves by. Its
+    coordinator listens already, unless that is another process's ("external").
 
     `beside_driver` makes the placement of servers that run on the driver's host.
+
+    Raises:
+        ConfigurationError: a file of the configuration that cannot be used, named.
     """
+    tls = uses_tls(spark_context, config)
     placement_name = resolve_placement(spark_context, config)
     if placement_name == "external":
-        secret = read_secret(config)
-        return ExternalCluster(config, secret), secret
-    secret = secrets.token_bytes(SECRET_BYTES)
+        credentials = configured_credentials(config, tls, serves=False)
+        return ExternalCluster(config, credentials), credentials
+    credentials = new_credentials(config, tls)
     if placement_name == "local":
-        coordinator = start_coordinator(config, secret, _local_addresses(config), port_base=0)
-        specs = _launch_specs(config, secret, coordinator.address, _local_addresses(config))
+        coordinator = start_coordinator(config, credentials, _local_addresses(config), port_base=0)
+        specs = _launch_specs(config, credentials, coordinator.address, _local_addresses(config))
         placement = beside_driver(specs)
     else:
         assert spark_context is not None
@@ -86,18 +77,18 @@ def make_cluster(
             str(conf.get("spark.driver.host", "") or socket.getfqdn()),
         )
         # The port is predictable, as the servers' are: drivers behind a firewall open a range.
-        coordinator = start_coordinator(config, secret, driver, config.server_port_base)
+        coordinator = start_coordinator(config, credentials, driver, config.server_port_base)
         host = config.server_host or ""
-        specs = _launch_specs(config, secret, coordinator.address, (host, host))
+        specs = _launch_specs(config, credentials, coordinator.address, (host, host))
         placement = executors.ExecutorPlacement(
             spark_context, specs, secrets.token_hex(4), lambda: _lost_servers(coordinator), config
         )
-    return Cluster(coordinator, placement, config.num_servers), secret
+    return Cluster(coordinator, placement, config.num_servers), credentials
 
 
 def start_coordinator(
     config: PSConfig,
-    secret: bytes,
+    credentials: Credentials,
     addresses: tuple[str, str],
     port_base: int,
     **more_options: Any,
@@ -125,13 +116,14 @@ def start_coordinator(
         "driver_silence_seconds": config.driver_silence_seconds,
         **more_options,
     }
-    return _core.Coordinator(json.dumps(options), secret)
+    of_job = (credentials.secret, credentials.certificate, credentials.key)
+    return _core.Coordinator(json.dumps(options), *of_job)
 
 
 def server_options(
     config: PSConfig, server_id: int, coordinator: str, addresses: tuple[str, str], port_base: int
 ) -> dict[str, Any]:
-    """The core's `ServerOptions` of one server, but for its secret."""
+    """The core's `ServerOptions` of one server, but for its credentials."""
     bind_host, advertised_host = addresses
     options = {
         "server_id": server_id,
@@ -152,7 +144,7 @@ def server_options(
 
 
 def _launch_specs(
-    config: PSConfig, secret: bytes, coordinator: str, addresses: tuple[str, str]
+    config: PSConfig, credentials: Credentials, coordinator: str, addresses: tuple[str, str]
 ) -> list[LaunchSpec]:
     level = logging.getLogger("pyspark_ps.server").getEffectiveLevel()
     return [
@@ -165,7 +157,7 @@ def _launch_specs(
                 addresses,
                 _port_base(config.server_port_base, server_id),
             ),
-            secret=secret,
+            credentials=credentials,
             use_unix_socket=config.transport != "tcp",
             log_level=level,
         )

@@ -108,7 +108,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(asked: argparse.Namespace, signals: list[int]) -> int:
-    from pyspark_ps.placement.external import read_secret, split_address
+    from pyspark_ps.placement.credentials import configured_credentials, uses_tls
+    from pyspark_ps.placement.external import split_address
     from pyspark_ps.placement.launch import make_socket_folder, remove_socket_folder
     from pyspark_ps.placement.plan import server_options, start_coordinator
     from pyspark_ps.server.checkpoint_jobs import CheckpointJobs
@@ -122,14 +123,14 @@ def _run(asked: argparse.Namespace, signals: list[int]) -> int:
             "from 0"
         )
     config.num_servers = len(addresses)
-    secret = read_secret(config)
+    credentials = configured_credentials(config, uses_tls(None, config), serves=True)
     host, port = addresses[asked.server_id]
     bind = (config.server_host or host) if asked.bind is None else asked.bind
     coordinator_port = asked.coordinator_port or addresses[0][1] - 1
     coordinator: _core.Coordinator | None = None
     if asked.server_id == 0:
         coordinator = start_coordinator(
-            config, secret, (bind, host), coordinator_port, ports_tried_max=1
+            config, credentials, (bind, host), coordinator_port, ports_tried_max=1
         )
     folder = make_socket_folder() if config.transport != "tcp" else ""
     first_host = f"[{addresses[0][0]}]" if ":" in addresses[0][0] else addresses[0][0]
@@ -142,7 +143,7 @@ def _run(asked: argparse.Namespace, signals: list[int]) -> int:
         "log_level": asked.log_level,
     }
     try:
-        server, _ = start_server(options, secret)
+        server, _ = start_server(options, credentials)
         _logger.info("server %d listens on %s:%d", asked.server_id, host, server.port)
         jobs = CheckpointJobs(server.checkpoints(), asked.server_id)
         reason = _wait(server, signals)

@@ -1,7 +1,7 @@
 """The process around one C++ server.
 
-It reads its launch specification (one line of JSON, the job's secret in it) from standard input,
-serves, and ends when
+It reads its launch specification (one line of JSON, the job's secret and key in it) from standard
+input, serves, and ends when
 
 - the coordinator asks for it, or nothing is heard from the coordinator any more,
 - standard input closes, which means that whoever started this process has ended,
@@ -27,6 +27,7 @@ from pyspark_ps.errors import PSError
 
 if TYPE_CHECKING:
     from pyspark_ps import _core
+    from pyspark_ps.placement.credentials import Credentials
     from pyspark_ps.server.checkpoint_jobs import CheckpointJobs
 
 LAUNCH_LINE_BYTES_MAX = 1 << 20
@@ -57,13 +58,13 @@ def main() -> int:
         return EXIT_USAGE
     terminated = _catch_signals()
     try:
-        options, secret, log_level = _read_launch()
+        options, credentials, log_level = _read_launch()
     except ValueError as error:
         print(f"no launch specification on standard input: {error}", file=sys.stderr)
         return EXIT_USAGE
     logging.basicConfig(stream=sys.stderr, level=log_level, format="%(levelname)s %(message)s")
     try:
-        return _serve({**options, "log_level": core_level(log_level)}, secret, terminated)
+        return _serve({**options, "log_level": core_level(log_level)}, credentials, terminated)
     except PSError as error:
         _logger.error("server %s: %s", options.get("server_id"), error)
         return EXIT_FAILED
@@ -71,12 +72,15 @@ def main() -> int:
         _remove_socket_folder(str(options.get("unix_dir", "")))
 
 
-def _read_launch() -> tuple[dict[str, Any], bytes, int]:
+def _read_launch() -> tuple[dict[str, Any], Credentials, int]:
+    from pyspark_ps.placement.credentials import Credentials
+
     line = sys.stdin.buffer.readline(LAUNCH_LINE_BYTES_MAX)
     if not line.endswith(b"\n"):
         raise ValueError("it ended early")
     launch = json.loads(line)
-    return launch["options"], bytes.fromhex(launch["secret"]), int(launch["log_level"])
+    credentials = Credentials.from_dict(launch["credentials"])
+    return launch["options"], credentials, int(launch["log_level"])
 
 
 def _catch_signals() -> list[int]:
@@ -88,10 +92,10 @@ def _catch_signals() -> list[int]:
     return terminated
 
 
-def _serve(options: dict[str, Any], secret: bytes, terminated: list[int]) -> int:
+def _serve(options: dict[str, Any], credentials: Credentials, terminated: list[int]) -> int:
     from pyspark_ps.server.checkpoint_jobs import CheckpointJobs
 
-    server, _ = start_server(options, secret)
+    server, _ = start_server(options, credentials)
     name = f"server {options['server_id']}"
     _logger.info("%s listens on %s:%d", name, options["advertised_host"], server.port)
     jobs = CheckpointJobs(server.checkpoints(), int(options["server_id"]))
@@ -129,7 +133,7 @@ def core_level(level: int) -> str:
 
 
 def start_server(
-    options: dict[str, Any], secret: bytes
+    options: dict[str, Any], credentials: Credentials
 ) -> tuple[_core.Server, socketserver.BaseServer | None]:
     """The C++ server, and its Prometheus endpoint when `options` have a metrics_port.
 
@@ -138,9 +142,10 @@ def start_server(
     """
     from pyspark_ps import _core
 
+    of_job = (credentials.secret, credentials.certificate, credentials.key)
     port = options.get("metrics_port")
     if port is None:
-        return _core.Server(json.dumps(options), secret), None
+        return _core.Server(json.dumps(options), *of_job), None
     from pyspark_ps.server.metrics import serve_metrics
 
     # The endpoint comes first: the coordinator is told its port when the server registers.
@@ -148,7 +153,7 @@ def start_server(
     port, endpoint = serve_metrics(
         options["bind_host"], port, lambda: started[0].stats() if started else None
     )
-    started.append(_core.Server(json.dumps({**options, "metrics_port": port}), secret))
+    started.append(_core.Server(json.dumps({**options, "metrics_port": port}), *of_job))
     _logger.info("server %s: metrics on port %d", options["server_id"], port)
     return started[0], endpoint
 

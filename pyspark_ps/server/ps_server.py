@@ -15,6 +15,7 @@ from pyspark_ps.client.main_client import PSMainClient
 from pyspark_ps.communication import ServerInfo
 from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.placement.cluster import Cluster
+from pyspark_ps.placement.credentials import Credentials
 from pyspark_ps.placement.external import ExternalCluster
 from pyspark_ps.placement.launch import LaunchSpec
 from pyspark_ps.placement.plan import make_cluster
@@ -111,7 +112,7 @@ class PSServer:
 
 
 class _OneServer(PSMainClient):
-    def _new_cluster(self) -> tuple[Cluster | ExternalCluster, bytes]:
+    def _new_cluster(self) -> tuple[Cluster | ExternalCluster, Credentials]:
         return make_cluster(None, self.config, _InProcess)
 
 
@@ -124,7 +125,7 @@ class _InProcess:
 
     def start(self) -> None:
         for spec in self._specs:
-            self._servers.append(start_server(spec.options, spec.secret))
+            self._servers.append(start_server(spec.options, spec.credentials))
 
     def failures(self) -> dict[int, str]:
         return {}

@@ -105,6 +105,7 @@ AT_THE_EDGE = [
     ("transport", "unix"),
     ("placement", "executors"),
     ("tls", "off"),
+    ("tls", "on"),
     ("metrics_port", 0),
     ("metrics_port", 65535),
     ("auto_decay", True),
@@ -162,6 +163,9 @@ REFUSED = [
     ("transport", "udp"),
     ("placement", "cloud"),
     ("tls", True),
+    ("tls_cert_file", ""),
+    ("tls_cert_file", "/without/a/key"),
+    ("tls_key_file", "/without/a/certificate"),
     ("optimizer_configs", {"adamw": {}}),
     ("optimizer_configs", {"adam": {"lr": 0.1}}),
     ("optimizer_configs", {"adam": {"learning_rate": -1e-9}}),
@@ -185,12 +189,7 @@ REFUSED = [
     ("tables", {"t": {"dim": 8}}),
 ]
 
-LATER = [
-    ("weight_replicas", 1),
-    ("tls", "on"),
-    ("tls_cert_file", "/c"),
-    ("tls_key_file", "/k"),
-]
+LATER = [("weight_replicas", 1)]
 
 EXTERNAL = {"placement": "external", "server_addresses": ["a:1", "b:2"], "secret_file": "/s"}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
+import re
 import stat
 import time
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from pyspark_ps import ConfigurationError, PSConfig, TableConfig
 from pyspark_ps.client.initial_weights import compute_fans
+from pyspark_ps.placement.credentials import Credentials, uses_tls
 from pyspark_ps.placement.executors import (
     Executor,
     _explain,
@@ -28,7 +31,7 @@ from pyspark_ps.placement.launch import (
     remove_socket_folder,
 )
 from pyspark_ps.placement.memory import memory_warning, parse_bytes, row_bytes
-from pyspark_ps.placement.plan import LOOPBACK, check_encryption, resolve_placement
+from pyspark_ps.placement.plan import LOOPBACK, resolve_placement
 
 
 def executor(name: str, host: str, slots: int = 2) -> Executor:
@@ -58,12 +61,14 @@ def test_without_executors_nothing_is_preferred() -> None:
     assert spread([], 2) == [None, None]
 
 
-def test_the_secret_of_a_launch_is_not_in_its_repr_and_survives_pickling() -> None:
-    spec = LaunchSpec(0, {"server_id": 0}, secret=b"\x01\x02secret")
-    assert "secret" not in repr(spec)
-    assert b"\x01\x02secret".hex() not in repr(spec)
-    assert pickle.loads(pickle.dumps(spec)).secret == spec.secret
-    assert spec.secret.hex().encode() in spec.to_line()
+def test_credentials_of_a_launch_are_not_in_its_repr_and_survive_pickling() -> None:
+    credentials = Credentials(b"\x01\x02secret", "a certificate", "its key")
+    spec = LaunchSpec(0, {"server_id": 0}, credentials)
+    for shown in (repr(spec), repr(credentials), str(credentials)):
+        assert not re.search("secret'|" + b"secret".hex() + "|a certificate|its key", shown)
+    assert pickle.loads(pickle.dumps(spec)).credentials == credentials
+    line = json.loads(spec.to_line())
+    assert Credentials.from_dict(line["credentials"]) == credentials
 
 
 def test_socket_folder_is_private_and_short() -> None:
@@ -93,7 +98,7 @@ def test_a_child_that_cannot_start_leaves_its_last_words() -> None:
     lines: list[str] = []
     started = time.monotonic()
     # No server: the options lack all that one needs.
-    process = ServerProcess(LaunchSpec(0, {"server_id": 0}, secret=b"s"), lines.append)
+    process = ServerProcess(LaunchSpec(0, {"server_id": 0}, Credentials(b"s")), lines.append)
     assert process.wait(30)
     assert time.monotonic() - started < 20
     assert process.poll() != 0
@@ -105,13 +110,15 @@ def test_a_child_that_cannot_start_leaves_its_last_words() -> None:
 
 def test_a_child_is_told_nothing_secret_by_arguments_or_environment() -> None:
     secret = b"0123456789abcdef0123456789abcdef"
-    process = ServerProcess(LaunchSpec(0, {"server_id": 0}, secret), lambda _line: None)
+    credentials = Credentials(secret, "a certificate", "-----BEGIN PRIVATE KEY-----")
+    process = ServerProcess(LaunchSpec(0, {"server_id": 0}, credentials), lambda _line: None)
     try:
         for name in ("cmdline", "environ"):
             with open(f"/proc/{process.pid}/{name}", "rb") as file:
                 content = file.read()
             assert secret not in content
             assert secret.hex().encode() not in content
+            assert b"PRIVATE KEY" not in content
     finally:
         process.end()
 
@@ -199,13 +206,23 @@ def test_auto_places_servers_where_the_workers_run(
     assert resolve_placement(context, PSConfig(placement=placement)) == resolved
 
 
-def test_what_spark_encrypts_does_not_travel_in_the_clear_unless_the_user_says_so() -> None:
-    encrypted: Any = Context("yarn", spark_network_crypto_enabled="true")
-    with pytest.raises(ConfigurationError, match=r"spark\.network\.crypto\.enabled .*tls='off'"):
-        check_encryption(encrypted, PSConfig())
-    check_encryption(encrypted, PSConfig(tls="off"))
-    plain: Any = Context("yarn")
-    check_encryption(plain, PSConfig())
+@pytest.mark.parametrize("setting", ["network.crypto.enabled", "ssl.enabled", "ssl.rpc.enabled"])
+def test_what_spark_encrypts_the_servers_encrypt_unless_the_user_says_otherwise(
+    setting: str,
+) -> None:
+    encrypted: Any = Context("yarn", **{"spark_" + setting.replace(".", "_"): "true"})
+    plain: Any = Context("yarn", spark_io_encryption_enabled="true")
+    assert uses_tls(encrypted, PSConfig())
+    assert not uses_tls(encrypted, PSConfig(tls="off"))
+    assert not uses_tls(plain, PSConfig())
+    assert not uses_tls(None, PSConfig())
+    assert uses_tls(None, PSConfig(tls="on"))
+    assert uses_tls(None, PSConfig(tls_cert_file="/c", tls_key_file="/k"))
+    # Nobody could make a certificate for servers that are started by hand.
+    by_hand = PSConfig(placement="external", server_addresses=["a:1"], secret_file="/s")
+    assert not uses_tls(plain, by_hand)
+    with pytest.raises(ConfigurationError, match=rf"tls_cert_file .*{setting} is true; tls='off'"):
+        uses_tls(encrypted, by_hand)
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,6 @@ _PARAMETER_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "learning_rate_power": _NOT_POSITIVE,
 }
 
-_TLS_LATER = "encryption of the servers' traffic comes in a later version; leave this field out"
-
 
 @dataclass
 class TableConfig(ConfigBase):
@@ -136,7 +134,14 @@ class PSConfig(ConfigBase):
         metrics_port: first TCP port to try for the Prometheus endpoint of server 0, server 1 begins
             one higher, and so on; a taken one moves on to the next free one, and
             `ServerInfo.metadata["metrics_port"]` tells the real one. 0 = ephemeral, None = none.
-        tls, tls_cert_file, tls_key_file: later.
+        tls: encryption of all TCP connections between drivers, servers and workers ("on", "off";
+            "auto" = on with tls_cert_file, and where Spark encrypts its own network traffic). Unix
+            sockets and the Prometheus endpoint stay as they are. Servers' and their driver's is
+            what counts; workers do as `ServerInfo` says.
+        tls_cert_file, tls_key_file: PEM files of the servers' certificate (with its chain) and its
+            key without a password. None = a certificate made for the job. Clients expect exactly
+            this certificate, whoever signed it. With placement "external" every server and driver
+            has the first, and the key is needed on servers only.
         server_addresses: "host:port" of every server by its id, when placement is "external"; then
             num_servers is their number (4, the default, or that number is allowed).
         secret_file: a file with a secret of 16 bytes or more, the same for external servers and for
@@ -191,8 +196,8 @@ class PSConfig(ConfigBase):
         at_most=65_535,
     )
     tls: str = setting("auto", choices=("auto", "on", "off"))
-    tls_cert_file: str | None = setting(None, not_built=_TLS_LATER)
-    tls_key_file: str | None = setting(None, not_built=_TLS_LATER)
+    tls_cert_file: str | None = setting(None)
+    tls_key_file: str | None = setting(None)
     server_addresses: list[str] = setting(factory=list)
     secret_file: str | None = setting(None)
     checkpoint_path: str = setting("")
@@ -213,8 +218,7 @@ class PSConfig(ConfigBase):
 
     def check(self) -> None:
         self._check_external()
-        if self.tls == "on":
-            raise self.problem("tls", f"'auto' or 'off': not built yet ({_TLS_LATER})")
+        self._check_tls()
         if self.server_host == "":
             raise self.problem("server_host", "an address, or None")
         for name, params in self.optimizer_configs.items():
@@ -248,6 +252,21 @@ class PSConfig(ConfigBase):
             raise self.problem("secret_file", "the path of the secret that the servers share")
         if self.num_servers not in (count, DEFAULT_NUM_SERVERS):
             raise self.problem("num_servers", f"{count}, as there are server_addresses")
+
+    def _check_tls(self) -> None:
+        external = self.placement == "external"
+        for field_name in ("tls_cert_file", "tls_key_file"):
+            if getattr(self, field_name) == "":
+                raise self.problem(field_name, "a path, or None")
+        if self.tls_key_file and not self.tls_cert_file:
+            raise self.problem("tls_key_file", "None without tls_cert_file")
+        if self.tls_cert_file and not self.tls_key_file and not external:
+            raise self.problem("tls_cert_file", "None without tls_key_file")
+        if self.tls == "on" and not self.tls_cert_file and external:
+            raise self.problem(
+                "tls_cert_file",
+                "the PEM file of the servers' certificate, as tls is 'on' and placement 'external'",
+            )
 
     def check_table_name(self, name: str, field_name: str = "tables") -> None:
         """Refuses what cannot be a table's name.

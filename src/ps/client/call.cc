@@ -181,6 +181,7 @@ Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link,
   connect.transport = options.client->transport;
   if (peer.is_coordinator) connect.transport = net::Transport::kTcp;
   connect.secret = options.client->secret;
+  connect.tls_fingerprint = options.client->tls_fingerprint;
   connect.is_interrupted = options.client->is_interrupted;
   // Any incarnation is let in here, so that the wrong one can be told from a connection that
   // failed.

@@ -26,6 +26,7 @@ struct ClientOptions {
   std::vector<ServerAddress> servers;  // by id, 0..n-1
   net::Endpoint coordinator;
   std::string secret;
+  std::string tls_fingerprint;      // net::CertificateFingerprint of all of them; empty: no TLS
   double timeout_seconds = 60.0;    // deadline of a call, retries and reconnects included
   std::size_t batch_size = 10'000;  // keys in one frame
   std::size_t message_bytes_max = 104'857'600;

@@ -55,7 +55,8 @@ struct Coordinator::Impl {
   Impl(CoordinatorOptions the_options, Definitions::Ptr first)
       : options(std::move(the_options)),
         roster(options.server_count, Seconds(options.driver_silence_seconds)),
-        definitions(std::move(first), options.secret, Seconds(options.timeout_seconds), &roster) {}
+        definitions(std::move(first), {options.secret, net::FingerprintOf(options.tls)},
+                    Seconds(options.timeout_seconds), &roster) {}
   ~Impl();
 
   Status Start();
@@ -77,6 +78,7 @@ Status Coordinator::Impl::Start() {
   listen.port_base = options.port_base;
   listen.ports_tried_max = options.ports_tried_max;
   listen.secret = options.secret;
+  listen.tls = options.tls;
   listen.identity.server_id = wire::kCoordinatorId;
   std::memcpy(&listen.identity.incarnation, nonce.data(), sizeof(listen.identity.incarnation));
   listen.payload_bytes_max = limits::kControlPayloadBytesMax;

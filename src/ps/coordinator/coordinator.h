@@ -8,6 +8,7 @@
 #include "ps/base/clock.h"
 #include "ps/base/status.h"
 #include "ps/coordinator/server_record.h"
+#include "ps/net/certificate.h"
 #include "ps/net/endpoint.h"
 #include "ps/sharding/cluster_definition.h"
 
@@ -25,6 +26,8 @@ struct CoordinatorOptions {
   sharding::OptimizerDefinition weight_optimizer;
   std::vector<sharding::TableDefinition> tables;  // "default" first
   std::string secret;
+  // Of the whole job: shown to servers and clients, and expected of servers. Null: no TLS.
+  std::shared_ptr<const net::TlsIdentity> tls;
   double timeout_seconds = 60.0;  // of its own calls to servers
   double driver_silence_seconds = 60.0;
 };

@@ -86,10 +86,10 @@ Result<bool> AdoptWeights(const Definitions::Adoption& adoption, ClusterDefiniti
 
 }  // namespace
 
-Definitions::Definitions(Ptr first, std::string secret, Duration timeout, Roster* roster)
+Definitions::Definitions(Ptr first, ServerKey key, Duration timeout, Roster* roster)
     : timeout_(timeout),
       roster_(roster),
-      calls_(first->map.server_count, std::move(secret)),
+      calls_(first->map.server_count, std::move(key)),
       told_(first->map.server_count),
       definition_(std::move(first)) {}
 

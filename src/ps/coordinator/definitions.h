@@ -25,7 +25,7 @@ class Definitions {
   using Ptr = std::shared_ptr<const sharding::ClusterDefinition>;
 
   // timeout: of one change, all servers together.
-  Definitions(Ptr first, std::string secret, Duration timeout, Roster* roster);
+  Definitions(Ptr first, ServerKey key, Duration timeout, Roster* roster);
 
   Ptr current() const;
   // Gives the first definition to all servers.

@@ -48,7 +48,8 @@ Result<std::string> ServerCalls::TryOnce(const ServerRecord& server, const std::
   if (connection == nullptr) {
     net::ConnectOptions options;
     options.endpoint = server.endpoint;
-    options.secret = secret_;
+    options.secret = key_.secret;
+    options.tls_fingerprint = key_.tls_fingerprint;
     options.expected = {server.server_id, server.incarnation};
     auto made =
         net::ClientConnection::Connect(options, std::min(deadline, Now() + kConnectAttemptMax));

@@ -14,12 +14,18 @@
 
 namespace ps::coordinator {
 
+// What servers are known by.
+struct ServerKey {
+  std::string secret;
+  std::string tls_fingerprint;  // of their certificate; empty: no TLS
+};
+
 // Control calls of the coordinator to its servers, over one kept connection each. Calls come one at
 // a time (the owner's mutex); Abort from any thread, and a call under way then ends within 2 s.
 class ServerCalls {
  public:
-  ServerCalls(std::uint32_t server_count, std::string secret)
-      : secret_(std::move(secret)), connections_(server_count) {}
+  ServerCalls(std::uint32_t server_count, ServerKey key)
+      : key_(std::move(key)), connections_(server_count) {}
 
   // Connects where needed and repeats the call with backoff until it is answered, the deadline
   // passes, or `given_up` says that the server is not there any more. Messages name the server.
@@ -33,7 +39,7 @@ class ServerCalls {
                               SteadyTime deadline);
   void Keep(std::uint32_t id, std::unique_ptr<net::ClientConnection> connection);
 
-  const std::string secret_;
+  const ServerKey key_;
   std::atomic<bool> aborted_{false};
   std::mutex mutex_;  // the slots; the connections are the caller's
   std::vector<std::unique_ptr<net::ClientConnection>> connections_;

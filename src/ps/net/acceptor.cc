@@ -96,29 +96,30 @@ void Acceptor::Greet(Fd fd, bool is_unix) {
   auto handshake = std::make_shared<ServerHandshake>(core_, *contexts_.front(), is_unix);
   handshakes_.push_back(handshake);
   auto place = std::prev(handshakes_.end());
-  handshake->Start(std::move(fd),
-                   [self = shared_from_this(), place](
-                       const std::shared_ptr<ServerHandshake>& finished, Fd authenticated) {
-                     self->handshakes_.erase(place);
-                     if (authenticated.valid()) {
-                       self->Deal(std::move(authenticated), finished->over_unix());
-                     }
-                   });
+  handshake->Start(std::move(fd), [self = shared_from_this(), place](
+                                      const std::shared_ptr<ServerHandshake>& finished,
+                                      Fd authenticated, std::unique_ptr<Stream> stream) {
+    self->handshakes_.erase(place);
+    if (!authenticated.valid()) return;
+    self->Deal(std::move(authenticated), std::move(stream), finished->over_unix());
+  });
 }
 
-void Acceptor::Deal(Fd fd, bool over_unix) {
+void Acceptor::Deal(Fd fd, std::unique_ptr<Stream> stream, bool over_unix) {
   std::uint64_t id = dealt_ + 1;
   int index = static_cast<int>(dealt_ % contexts_.size());
   asio::io_context& context = *contexts_[static_cast<std::size_t>(index)];
   auto connection = std::make_shared<Connection>(core_, context, index, id, over_unix);
   if (Status status = core_->Register(id, connection); !status.ok()) {
-    WriteHandshakeFrame(fd.get(), over_unix, wire::MessageType::kError, wire::EncodeError(status));
+    WriteHandshakeFrame(stream.get(), over_unix, wire::MessageType::kError,
+                        wire::EncodeError(status));
     return;
   }
   ++dealt_;
-  WriteHandshakeFrame(fd.get(), over_unix, wire::MessageType::kWelcome, {});
-  asio::post(context,
-             [connection, fd = std::move(fd)]() mutable { connection->Start(std::move(fd)); });
+  WriteHandshakeFrame(stream.get(), over_unix, wire::MessageType::kWelcome, {});
+  asio::post(context, [connection, fd = std::move(fd), stream = std::move(stream)]() mutable {
+    connection->Start(std::move(fd), std::move(stream));
+  });
 }
 
 }  // namespace ps::net

@@ -34,7 +34,7 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   void AcceptPeers(Door* door);
   void PauseThenWait(Door* door);
   void Greet(Fd fd, bool is_unix);
-  void Deal(Fd fd, bool over_unix);
+  void Deal(Fd fd, std::unique_ptr<Stream> stream, bool over_unix);
 
   const std::shared_ptr<ListenerCore> core_;
   const std::vector<asio::io_context*> contexts_;

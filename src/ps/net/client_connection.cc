@@ -12,6 +12,7 @@
 
 #include "ps/net/resolve.h"
 #include "ps/net/socket.h"
+#include "ps/net/tls_stream.h"
 #include "ps/wire/messages.h"
 
 namespace ps::net {
@@ -107,6 +108,7 @@ Result<Fd> ConnectTcp(const Endpoint& endpoint, SteadyTime deadline,
 
 struct ClientConnection::Impl {
   Fd fd;
+  std::unique_ptr<Stream> stream;
   bool over_unix = false;
   wire::Identity peer;
   Endpoint endpoint;
@@ -148,7 +150,7 @@ Status ClientConnection::Impl::FillAhead(std::size_t bytes_min, SteadyTime deadl
       std::memmove(ahead.data(), ahead.data() + ahead_begin, ahead_end - ahead_begin);
       ahead_end -= std::exchange(ahead_begin, 0);
     }
-    auto got = ReadSomeFrom(fd.get(), std::span(ahead).subspan(ahead_end));
+    auto got = stream->ReadSome(std::span(ahead).subspan(ahead_end));
     if (!got.ok()) return got.status();
     if (*got == 0) {
       PS_RETURN_IF_ERROR(
@@ -164,7 +166,7 @@ Status ClientConnection::Impl::FillAhead(std::size_t bytes_min, SteadyTime deadl
 Status ClientConnection::Impl::WriteAll(SteadyTime deadline) {
   std::span<iovec> left(gather);
   while (!left.empty()) {
-    auto sent = WriteSomeTo(fd.get(), left);
+    auto sent = stream->WriteSome(left);
     if (!sent.ok()) return sent.status();
     bytes_sent += *sent;
     std::size_t bytes = *sent;
@@ -187,7 +189,7 @@ Status ClientConnection::Impl::ReadAll(std::span<std::byte> out, SteadyTime dead
   if (checked) checksum.Add(out.first(taken));
   out = out.subspan(taken);
   while (!out.empty()) {
-    auto got = ReadSomeFrom(fd.get(), out);
+    auto got = stream->ReadSome(out);
     if (!got.ok()) return got.status();
     bytes_received += *got;
     if (checked) checksum.Add(out.first(*got));
@@ -249,6 +251,20 @@ Status CheckIdentity(const wire::Identity& expected, const wire::Identity& got) 
                            IncarnationText(expected.incarnation) + ")");
   }
   return Status::Ok();
+}
+
+// The stream over a connected socket, its handshake done.
+Result<std::unique_ptr<Stream>> OpenStream(int fd, bool over_unix, const ConnectOptions& options,
+                                           SteadyTime deadline) {
+  if (over_unix || options.tls_fingerprint.empty()) return MakePlainStream(fd);
+  PS_ASSIGN_OR_RETURN(auto stream, MakeTlsClientStream(fd, options.tls_fingerprint));
+  while (true) {
+    PS_ASSIGN_OR_RETURN(Stream::Handshake state, stream->ShakeHands());
+    if (state == Stream::Handshake::kDone) return stream;
+    short events = state == Stream::Handshake::kWantsRead ? POLLIN : POLLOUT;
+    PS_RETURN_IF_ERROR(
+        WaitUntilReady(fd, events, deadline, "shaking hands by TLS", options.is_interrupted));
+  }
 }
 
 Result<wire::Identity> ShakeHands(ClientConnection* connection, const ConnectOptions& options,
@@ -317,6 +333,9 @@ Result<std::unique_ptr<ClientConnection>> ClientConnection::ConnectOver(
   }
   if (!fd.ok()) return Named(fd.status(), impl->name);
   impl->fd = std::move(fd).value();
+  auto stream = OpenStream(impl->fd.get(), over_unix, options, deadline);
+  if (!stream.ok()) return Named(stream.status(), impl->name);
+  impl->stream = std::move(stream).value();
 
   std::string name = std::exchange(impl->name, "");
   std::unique_ptr<ClientConnection> connection(new ClientConnection(std::move(impl)));
@@ -354,8 +373,8 @@ const Endpoint& ClientConnection::endpoint() const { return impl_->endpoint; }
 std::uint64_t ClientConnection::NextRequestId() { return ++impl_->last_request_id; }
 std::uint64_t ClientConnection::bytes_sent() const { return impl_->bytes_sent; }
 std::uint64_t ClientConnection::bytes_received() const { return impl_->bytes_received; }
-std::size_t ClientConnection::buffered_bytes() const {
-  return impl_->ahead_end - impl_->ahead_begin;
+bool ClientConnection::has_buffered() const {
+  return impl_->ahead_end != impl_->ahead_begin || impl_->stream->may_have_more();
 }
 
 Status ClientConnection::WithName(const Status& status) const {
@@ -487,7 +506,7 @@ Result<std::size_t> ClientConnection::WriteSome(std::span<const Part> parts) {
     impl_->gather.push_back({const_cast<std::byte*>(part.data()), part.size()});
   }
   if (impl_->gather.empty()) return std::size_t{0};
-  auto sent = WriteSomeTo(impl_->fd.get(), impl_->gather);
+  auto sent = impl_->stream->WriteSome(impl_->gather);
   if (!sent.ok()) return WithName(sent.status());
   impl_->bytes_sent += *sent;
   return sent;
@@ -495,7 +514,7 @@ Result<std::size_t> ClientConnection::WriteSome(std::span<const Part> parts) {
 
 Result<std::size_t> ClientConnection::ReadSome(std::span<std::byte> out) {
   if (std::size_t taken = impl_->TakeAhead(out); taken > 0) return taken;
-  auto got = ReadSomeFrom(impl_->fd.get(), out);
+  auto got = impl_->stream->ReadSome(out);
   if (!got.ok()) return WithName(got.status());
   impl_->bytes_received += *got;
   return got;

@@ -21,6 +21,9 @@ struct ConnectOptions {
   Endpoint endpoint;
   Transport transport = Transport::kAuto;
   std::string secret;
+  // CertificateFingerprint of whoever must answer over TCP, which then goes by TLS; empty: as it
+  // is. Unix sockets always are.
+  std::string tls_fingerprint;
   // Who must answer; incarnation 0 = any. Another one: ConnectionError saying that the server was
   // restarted and has lost its rows.
   wire::Identity expected;
@@ -36,8 +39,8 @@ struct ConnectOptions {
 // Not thread-safe. After any error the connection is broken and must be dropped.
 class ClientConnection {
  public:
-  // Connects and shakes hands. kConnection, kAuthentication, kTimeout, kClosed when interrupted;
-  // messages name the endpoint.
+  // Connects and shakes hands. kConnection, kAuthentication, kTimeout, kClosed when interrupted,
+  // kConfiguration when one side speaks by TLS and the other does not; messages name the endpoint.
   static Result<std::unique_ptr<ClientConnection>> Connect(const ConnectOptions& options,
                                                            SteadyTime deadline);
   ~ClientConnection();  // closes
@@ -75,9 +78,9 @@ class ClientConnection {
   // and payloads itself: CompleteHeader below, wire::DecodeHeader, wire::RunningChecksum.
   Result<std::size_t> WriteSome(std::span<const std::span<const std::byte>> parts);
   Result<std::size_t> ReadSome(std::span<std::byte> out);
-  // Bytes read ahead by ReadHeader that the next read takes first: poll(2) does not see them. Calls
-  // of ReadSome alone never leave any.
-  std::size_t buffered_bytes() const;
+  // There may be bytes that have come already, which poll(2) does not see. Calls of ReadSome until
+  // it returns 0 leave none.
+  bool has_buffered() const;
   // Fills in payload_bytes, raw_bytes, checksum and flags but kMore, for a payload sent as it is.
   void CompleteHeader(wire::FrameHeader* header,
                       std::span<const std::span<const std::byte>> parts) const;

@@ -11,6 +11,7 @@
 
 #include "ps/base/limits.h"
 #include "ps/base/status.h"
+#include "ps/net/certificate.h"
 #include "ps/wire/codec.h"
 #include "ps/wire/frame.h"
 #include "ps/wire/handshake.h"
@@ -77,6 +78,9 @@ struct ListenerOptions {
   int ports_tried_max = 1'000;
   std::string unix_path;  // empty = no Unix socket
   std::string secret;
+  // TCP connections speak by TLS and are shown this certificate; null: as they are. Unix sockets
+  // never leave the host and are always as they are.
+  std::shared_ptr<const TlsIdentity> tls;
   wire::Identity identity;
   std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
   std::size_t connections_max = limits::kConnectionsPerServerMax;

@@ -21,7 +21,7 @@ Outbox::State Outbox::Flush() {
     is_writing_ = true;
     lock.unlock();
     done.clear();
-    auto sent = WriteSomeTo(fd_, std::span(gather_).first(parts));
+    auto sent = stream_->WriteSome(std::span(gather_).first(parts));
     lock.lock();
     is_writing_ = false;
     if (is_closed_) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "ps/net/listener.h"
-#include "ps/net/socket.h"
+#include "ps/net/stream.h"
 
 namespace ps::net {
 
@@ -35,8 +35,8 @@ class Outbox {
   // `bytes_sent_total` counts for all boxes and outlives them.
   explicit Outbox(std::atomic<std::uint64_t>* bytes_sent_total)
       : bytes_sent_total_(bytes_sent_total) {}
-  // Writes to `fd`, which must stay open until Close has returned. Before the first Flush.
-  void Open(int fd) { fd_ = fd; }
+  // Writes to `stream`, which must stay until Close has returned. Before the first Flush.
+  void Open(Stream* stream) { stream_ = stream; }
   // Does not write. Dropped when closed.
   void Add(Frame frame);
   // Writes until all is sent or the socket is full. Only one caller at a time is told kSocketFull,
@@ -56,7 +56,7 @@ class Outbox {
   std::vector<Frame> Sent(std::size_t bytes);
 
   std::atomic<std::uint64_t>* const bytes_sent_total_;
-  int fd_ = -1;
+  Stream* stream_ = nullptr;
   mutable std::mutex mutex_;
   std::condition_variable write_ended_;
   std::deque<Frame> queue_;           // frames stay where they are while others are added

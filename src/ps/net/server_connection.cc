@@ -94,20 +94,23 @@ std::shared_ptr<Connection> Connection::Self() {
   return std::static_pointer_cast<Connection>(shared_from_this());
 }
 
-void Connection::Start(Fd fd) {
+void Connection::Start(Fd fd, std::unique_ptr<Stream> stream) {
   if (!open_) return;
+  stream_ = std::move(stream);
   socket_ = std::make_unique<StreamSocket>(context_);
   asio::error_code error;
   int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
   socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);
   if (error) return Fail(ConnectionError("cannot watch a socket: " + error.message()));
-  outbox_.Open(fd.release());
+  (void)fd.release();
+  outbox_.Open(stream_.get());
   ReadOn();
 }
 
 void Connection::CloseWithoutContext() {
   open_ = false;
   outbox_.Close();
+  stream_.reset();
   socket_.reset();
   core_->Forget(id_);
 }
@@ -120,6 +123,7 @@ void Connection::Close() {
 void Connection::Fail(Status why) {
   if (!open_.exchange(false)) return;
   outbox_.Close();
+  stream_.reset();
   socket_.reset();
   core_->Forget(id_);
   asio::post(context_, [self = Self(), why = std::move(why)] {
@@ -239,21 +243,20 @@ void Connection::ReadOn() {
   std::span<std::byte> free =
       into_payload ? payload_.free() : std::span(ahead_.get(), kReadAheadBytes).subspan(ahead_end_);
   reading_ = true;
-  socket_->async_read_some(
-      asio::buffer(free.data(), free.size()),
-      [self = Self(), into_payload](const asio::error_code& error, std::size_t bytes) {
-        self->OnRead(into_payload, error, bytes);
-      });
+  AsyncReadSome(socket_.get(), stream_.get(), free,
+                [self = Self(), into_payload](const Result<std::size_t>& got) {
+                  self->OnRead(into_payload, got);
+                });
 }
 
-void Connection::OnRead(bool into_payload, const asio::error_code& error, std::size_t bytes) {
+void Connection::OnRead(bool into_payload, const Result<std::size_t>& got) {
   reading_ = false;
   if (!open_) return;
-  if (error) {
+  if (!got.ok()) {
     bool amid = in_payload_ || ahead_begin_ != ahead_end_;
-    return Fail(ConnectionError(amid ? "the peer closed the connection amid a frame"
-                                     : "the peer closed the connection"));
+    return Fail(amid ? ConnectionError(got.status().message() + " amid a frame") : got.status());
   }
+  std::size_t bytes = *got;
   core_->bytes_received_total.fetch_add(bytes, std::memory_order_relaxed);
   bytes_received_ += bytes;
   if (into_payload) {

@@ -1,20 +1,18 @@
 #pragma once
 
 #include <array>
-#include <asio/generic/stream_protocol.hpp>
 #include <asio/io_context.hpp>
 #include <atomic>
 #include <memory>
 #include <vector>
 
+#include "ps/net/async_read.h"
 #include "ps/net/listener.h"
 #include "ps/net/listener_core.h"
 #include "ps/net/outbox.h"
-#include "ps/net/socket.h"
+#include "ps/net/stream.h"
 
 namespace ps::net {
-
-using StreamSocket = asio::generic::stream_protocol::socket;
 
 // A payload on its way in: memory grows with the bytes that arrived, by doubling, from
 // `first_bytes` on.
@@ -42,8 +40,8 @@ class Connection final : public ServerConnection {
   Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context, int context_index,
              std::uint64_t id, bool over_unix);
 
-  // Takes over an open socket and begins to read. On the context's thread.
-  void Start(Fd fd);
+  // Takes over an open socket and its stream and begins to read. On the context's thread.
+  void Start(Fd fd, std::unique_ptr<Stream> stream);
   // Closes from another thread while the context does not run; no OnClose.
   void CloseWithoutContext();
 
@@ -71,7 +69,7 @@ class Connection final : public ServerConnection {
   void PayloadArrived(std::size_t bytes);
   Status Deliver();
   void ReadOn();
-  void OnRead(bool into_payload, const asio::error_code& error, std::size_t bytes);
+  void OnRead(bool into_payload, const Result<std::size_t>& got);
   bool must_pause() const;
   bool PauseReading();
   void ResumeReading();
@@ -89,6 +87,7 @@ class Connection final : public ServerConnection {
   std::atomic<bool> open_{true};
   // Gone as soon as the connection is closed: a handle kept by others may outlive the context.
   std::unique_ptr<StreamSocket> socket_;
+  std::unique_ptr<Stream> stream_;
 
   // Reading.
   std::unique_ptr<std::byte[]> ahead_;

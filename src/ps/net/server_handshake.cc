@@ -1,9 +1,9 @@
 #include "ps/net/server_handshake.h"
 
-#include <asio/buffer.hpp>
 #include <chrono>
 #include <utility>
 
+#include "ps/net/tls_stream.h"
 #include "ps/wire/messages.h"
 
 namespace ps::net {
@@ -22,45 +22,74 @@ ServerHandshake::ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_co
 
 void ServerHandshake::Start(Fd fd, Done done) {
   done_ = std::move(done);
-  asio::error_code error;
-  int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
-  socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);
-  if (error) return Finish(false);
-  (void)fd.release();
+  if (Status status = Open(std::move(fd)); !status.ok()) return Finish(false);
   timer_->expires_after(std::chrono::milliseconds(core_->options.handshake_timeout_ms));
   timer_->async_wait([self = shared_from_this()](const asio::error_code& cancelled) {
     if (!cancelled) self->Abort();
   });
-  Read();
+  ShakeStreamHands();
+}
+
+Status ServerHandshake::Open(Fd fd) {
+  asio::error_code error;
+  int family = over_unix_ ? AF_UNIX : AF_INET;  // of no consequence: the socket is open already
+  socket_->assign(asio::generic::stream_protocol(family, 0), fd.get(), error);
+  if (error) return ConnectionError("cannot watch a socket: " + error.message());
+  int socket = fd.release();
+  const auto& tls = core_->options.tls;
+  if (over_unix_ || tls == nullptr) {
+    stream_ = MakePlainStream(socket);
+    return Status::Ok();
+  }
+  PS_ASSIGN_OR_RETURN(stream_, MakeTlsServerStream(socket, *tls));
+  return Status::Ok();
+}
+
+void ServerHandshake::ShakeStreamHands() {
+  Result<Stream::Handshake> state = stream_->ShakeHands();
+  if (!state.ok()) return OnForeignStream(state.status());
+  if (*state == Stream::Handshake::kDone) return Read();
+  bool wants_read = *state == Stream::Handshake::kWantsRead;
+  socket_->async_wait(wants_read ? asio::socket_base::wait_read : asio::socket_base::wait_write,
+                      [self = shared_from_this()](const asio::error_code& error) {
+                        if (!self->done_) return;
+                        error ? self->Finish(false) : self->ShakeStreamHands();
+                      });
+}
+
+// A peer of this protocol that came without TLS is told so in its own words.
+void ServerHandshake::OnForeignStream(const Status& why) {
+  if (why.code() == StatusCode::kConfiguration) {
+    auto plain = MakePlainStream(socket_->native_handle());
+    WriteHandshakeFrame(plain.get(), over_unix_, MessageType::kError, wire::EncodeError(why));
+  }
+  Finish(false);
 }
 
 void ServerHandshake::Abort() { Finish(false); }
 
 void ServerHandshake::CloseWithoutContext() {
   done_ = nullptr;
+  stream_.reset();
   socket_.reset();
   timer_.reset();
 }
 
 void ServerHandshake::Read() {
   std::span<std::byte> free = std::span(frame_).subspan(arrived_);
-  socket_->async_read_some(
-      asio::buffer(free.data(), free.size()),
-      [self = shared_from_this()](const asio::error_code& error, std::size_t bytes) {
-        self->OnRead(error, bytes);
-      });
+  AsyncReadSome(socket_.get(), stream_.get(), free,
+                [self = shared_from_this()](const Result<std::size_t>& got) { self->OnRead(got); });
 }
 
-void ServerHandshake::OnRead(const asio::error_code& error, std::size_t bytes) {
+void ServerHandshake::OnRead(const Result<std::size_t>& got) {
   if (!done_) return;
-  if (error) return Finish(false);
-  arrived_ += bytes;
+  if (!got.ok()) return Finish(false);
+  arrived_ += *got;
   if (arrived_ < frame_.size()) return Read();
   arrived_ = 0;
   if (Status status = TakeFrame(); !status.ok()) {
     // So that an honest peer can say what is wrong. A stranger learns nothing from it.
-    WriteHandshakeFrame(socket_->native_handle(), over_unix_, MessageType::kError,
-                        wire::EncodeError(status));
+    WriteHandshakeFrame(stream_.get(), over_unix_, MessageType::kError, wire::EncodeError(status));
     return Finish(false);
   }
   if (proof_seen_) return Finish(true);
@@ -89,7 +118,7 @@ Status ServerHandshake::AnswerHello(std::span<const std::byte> payload) {
   wire::Digest proof =
       wire::ServerProof(options.secret, client_nonce_, server_nonce_, options.identity);
   std::string challenge = wire::EncodeChallenge({server_nonce_, options.identity, proof});
-  bool written = WriteHandshakeFrame(socket_->native_handle(), over_unix_, MessageType::kChallenge,
+  bool written = WriteHandshakeFrame(stream_.get(), over_unix_, MessageType::kChallenge,
                                      std::as_bytes(std::span(challenge.data(), challenge.size())));
   return written ? Status::Ok() : ConnectionError("the peer does not take the challenge");
 }
@@ -109,6 +138,7 @@ Status ServerHandshake::CheckProof(std::span<const std::byte> payload) {
 void ServerHandshake::Finish(bool authenticated) {
   if (!done_) return;
   Done done = std::exchange(done_, nullptr);
+  std::unique_ptr<Stream> stream = std::move(stream_);
   Fd fd;
   if (authenticated) {
     asio::error_code error;
@@ -120,10 +150,10 @@ void ServerHandshake::Finish(bool authenticated) {
   }
   socket_.reset();
   timer_.reset();
-  done(shared_from_this(), std::move(fd));
+  done(shared_from_this(), std::move(fd), std::move(stream));
 }
 
-bool WriteHandshakeFrame(int fd, bool over_unix, MessageType type,
+bool WriteHandshakeFrame(Stream* stream, bool over_unix, MessageType type,
                          std::span<const std::byte> payload) {
   FrameHeader header;
   header.type = type;
@@ -136,7 +166,7 @@ bool WriteHandshakeFrame(int fd, bool over_unix, MessageType type,
   wire::EncodeHeader(header, head);
   iovec parts[2] = {{head.data(), head.size()},
                     {const_cast<std::byte*>(payload.data()), payload.size()}};
-  auto sent = WriteSomeTo(fd, std::span(parts, payload.empty() ? 1 : 2));
+  auto sent = stream->WriteSome(std::span(parts, payload.empty() ? 1 : 2));
   return sent.ok() && *sent == head.size() + payload.size();
 }
 

@@ -9,13 +9,15 @@
 
 namespace ps::net {
 
-// The accepting side of one handshake, under a time limit, on one thread. Until it is through, the
-// peer gets 80 bytes of memory and may send nothing but two frames of exactly that size.
+// The accepting side of one handshake, that of TLS first where the listener has it, under a time
+// limit, on one thread. Until it is through, the peer gets 80 bytes of memory (and what TLS needs)
+// and may send nothing but two frames of exactly that size.
 class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
  public:
   // Called once, on the context's thread: with the open socket of a peer that knows the secret (the
-  // welcome is not sent yet), or an invalid one.
-  using Done = std::function<void(const std::shared_ptr<ServerHandshake>&, Fd)>;
+  // welcome is not sent yet) and its stream, or an invalid one.
+  using Done =
+      std::function<void(const std::shared_ptr<ServerHandshake>&, Fd, std::unique_ptr<Stream>)>;
 
   ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_context& context, bool over_unix);
 
@@ -25,8 +27,11 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
   bool over_unix() const { return over_unix_; }
 
  private:
+  Status Open(Fd fd);
+  void ShakeStreamHands();
+  void OnForeignStream(const Status& why);
   void Read();
-  void OnRead(const asio::error_code& error, std::size_t bytes);
+  void OnRead(const Result<std::size_t>& got);
   Status TakeFrame();
   Status AnswerHello(std::span<const std::byte> payload);
   Status CheckProof(std::span<const std::byte> payload);
@@ -35,6 +40,7 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
   const std::shared_ptr<ListenerCore> core_;
   const bool over_unix_;
   std::unique_ptr<StreamSocket> socket_;
+  std::unique_ptr<Stream> stream_;
   std::unique_ptr<asio::steady_timer> timer_;
   Done done_;
   bool hello_seen_ = false;
@@ -46,7 +52,7 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
 };
 
 // Writes one frame to a fresh socket, which has room for it. False when it does not take it whole.
-bool WriteHandshakeFrame(int fd, bool over_unix, wire::MessageType type,
+bool WriteHandshakeFrame(Stream* stream, bool over_unix, wire::MessageType type,
                          std::span<const std::byte> payload);
 
 }  // namespace ps::net

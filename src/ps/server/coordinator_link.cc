@@ -73,6 +73,7 @@ Status CoordinatorLink::TryRegister(SteadyTime deadline) {
   net::ConnectOptions connect;
   connect.endpoint = options_.coordinator;
   connect.secret = options_.secret;
+  connect.tls_fingerprint = options_.tls_fingerprint;
   connect.expected = {wire::kCoordinatorId, 0};
   PS_ASSIGN_OR_RETURN(connection_, net::ClientConnection::Connect(connect, deadline));
   PS_ASSIGN_OR_RETURN(std::string reply,
@@ -104,7 +105,7 @@ Result<bool> CoordinatorLink::WaitForNextBeat() {
     auto left = std::chrono::ceil<std::chrono::milliseconds>(due - Now()).count();
     int ready = ::poll(fds, 2, static_cast<int>(std::max<long>(left, 0)));
     if (stopping_.load(std::memory_order_acquire)) return false;
-    if (ready <= 0 && connection_->buffered_bytes() == 0) return true;
+    if (ready <= 0 && !connection_->has_buffered()) return true;
     PS_ASSIGN_OR_RETURN(auto frame, connection_->ReadFrame(heard_ + options_.driver_silence));
     HearNotice(frame);
   }

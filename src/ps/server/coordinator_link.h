@@ -20,6 +20,7 @@ class CoordinatorLink {
   struct Options {
     net::Endpoint coordinator;
     std::string secret;
+    std::string tls_fingerprint;    // of the coordinator's certificate; empty: no TLS
     std::string registration_json;  // {"op":"register",...}
     Duration driver_silence = std::chrono::seconds(60);
     Duration registration_timeout = std::chrono::seconds(30);

@@ -165,6 +165,7 @@ Status Server::Impl::Start() {
   listen.ports_tried_max = core.options.ports_tried_max;
   listen.unix_path = UnixPath(core.options, core.incarnation);
   listen.secret = core.options.secret;
+  listen.tls = core.options.tls;
   listen.identity = {core.options.server_id, core.incarnation};
   listen.payload_bytes_max = PayloadBytesMax(core.options);
   listen.compression = core.options.compression;
@@ -177,6 +178,7 @@ Status Server::Impl::Start() {
   CoordinatorLink::Options line;
   line.coordinator = core.options.coordinator;
   line.secret = core.options.secret;
+  line.tls_fingerprint = net::FingerprintOf(core.options.tls);
   line.registration_json = RegistrationJson();
   line.driver_silence = Seconds(core.options.driver_silence_seconds);
   // A driver that goes while the server ends need not be waited for any longer.

@@ -8,6 +8,7 @@
 #include "ps/base/clock.h"
 #include "ps/base/log.h"
 #include "ps/base/status.h"
+#include "ps/net/certificate.h"
 #include "ps/net/endpoint.h"
 #include "ps/wire/codec.h"
 
@@ -33,6 +34,8 @@ struct ServerOptions {
   wire::Compression compression = wire::Compression::kNone;
   net::Endpoint coordinator;  // registers there, and ends when that connection ends
   std::string secret;
+  // Of the whole job: shown to clients, and expected of the coordinator. Null: no TLS.
+  std::shared_ptr<const net::TlsIdentity> tls;
   double driver_silence_seconds = 60.0;
   LogLevel log_level = LogLevel::kOff;
   int metrics_port = 0;  // of the endpoint that serves StatsJson, for the coordinator; 0: none

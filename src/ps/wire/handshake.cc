@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "ps/wire/openssl.h"
+
 namespace ps::wire {
 namespace {
 
@@ -48,6 +50,7 @@ bool FillRandom(std::span<std::byte> out) {
 
 Digest Hmac(const std::string& secret, const char* label, const Nonce& client, const Nonce& server,
             const Identity& identity) {
+  StartOpenSsl();
   std::string message = label;
   Append(&message, client);
   Append(&message, server);
