@@ -25,7 +25,9 @@ lint: setup
 	@tools/lint
 
 bench: build
-	@if [ -x bench/run ]; then . tools/env && bench/run; else echo 'make bench: bench/run is not there' >&2; exit 1; fi
+	@tools/setup bench
+	@.venv/bin/python -m bench.peers.environments
+	@. tools/env && bench/run
 
 demo: build
 	@. tools/env && .venv/bin/python -m distributed_trainer.examples.flights

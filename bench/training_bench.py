@@ -34,9 +34,7 @@ import numpy as np
 from bench.reporting import bar, share
 from bench.training_work import Work, parse
 from distributed_trainer import WorkerTrainer, WorkerTrainingResult
-from pyspark_ps import PSMainClient, PSWorkerClient
-
-FILL_KEYS = 100_000
+from pyspark_ps import PSMainClient
 
 
 class Training:
@@ -49,19 +47,8 @@ class Training:
         config = work.config()
         main_client = life.enter_context(PSMainClient(None, config.ps_config))
         servers = main_client.get_server_info()
-        self._fill(work, PSWorkerClient(servers, config.ps_config))
+        work.fill(main_client)
         self._worker = life.enter_context(WorkerTrainer(0, config, servers, work.network))
-
-    def _fill(self, work: Work, client: PSWorkerClient) -> None:
-        """Makes every row, so that a pass trains tables of full size."""
-        with client:
-            for name, table in work.config().get_table_configs().items():
-                client.create_table(name, table)
-            for first in range(0, work.ids, FILL_KEYS):
-                keys = np.arange(first, min(first + FILL_KEYS, work.ids), dtype=np.uint64)
-                for name in work.names:
-                    client.pull({name: keys})
-            print(f"{client.get_embedding_count():,} rows on the server")
 
     def run(self) -> None:
         """One pass."""

@@ -22,7 +22,9 @@ from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfi
 from distributed_trainer.data_loader import S3ParquetDataLoader
 from distributed_trainer.key_batch import KeyBatch, unit_batches
 from distributed_trainer.units import units_of_work
-from pyspark_ps import PSConfig
+from pyspark_ps import PSConfig, PSMainClient
+
+FILL_KEYS = 100_000
 
 
 @dataclass
@@ -72,6 +74,17 @@ class Work:
         columns["y"] = (rng.random(self.rows) < chance).astype(np.float32)
         pq.write_table(pa.table(columns), folder / "data.parquet", row_group_size=self.rows // 4)
         return columns
+
+    def fill(self, cluster: PSMainClient) -> None:
+        """Makes every row, so that a pass trains tables of full size."""
+        client = cluster.worker_client()
+        for name, table in self.config().get_table_configs().items():
+            client.create_table(name, table)
+        for first in range(0, self.ids, FILL_KEYS):
+            keys = np.arange(first, min(first + FILL_KEYS, self.ids), dtype=np.uint64)
+            for name in self.names:
+                client.pull({name: keys})
+        print(f"{client.get_embedding_count():,} rows on the server")
 
     def read(self, folder: Path) -> list[KeyBatch]:
         """The batches of all that was written."""
