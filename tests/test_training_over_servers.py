@@ -26,6 +26,7 @@ from distributed_trainer import (
     WorkerTrainer,
 )
 from distributed_trainer.tests import keras_reference as plain
+from distributed_trainer.units import distribute_units
 from distributed_trainer.worker import STAGES
 from pyspark_ps import (
     ClosedError,
@@ -106,6 +107,12 @@ def _build() -> Any:
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
 
 
+def _auc(labels: Any, predictions: Any) -> float:
+    """Over all rows: the share of (1, 0) pairs that are in order."""
+    ones, zeros = predictions[labels == 1][:, None], predictions[labels == 0]
+    return float(np.mean((ones > zeros) + 0.5 * (ones == zeros)))
+
+
 def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
     for day in (1, 2, 4):
         _write_day(tmp_path, f"2024-03-0{day}", seed=day)
@@ -138,6 +145,8 @@ def test_a_range_of_days_without_spark(tmp_path: Path) -> None:
     assert summary["total_samples"] == 1800
     assert summary["daily_results"][0]["validation"]["auc"] == pytest.approx(0.5, abs=0.1)
     assert summary["daily_results"][3]["validation"]["auc"] > 0.7
+    clicks = pq.read_table(tmp_path / "dt=2024-03-04")["click"].to_numpy()
+    assert evaluated["auc"] == pytest.approx(_auc(clicks, predictions), abs=1e-3)
     assert evaluated["auc"] > 0.7
     assert predictions.shape == (600,)
     assert [file.name for file in out.iterdir()] == ["mine.parquet"]
@@ -238,7 +247,7 @@ def test_worker_trainer_alone_makes_what_the_servers_lack(
             worker.train_partitions([folder])
 
 
-def test_moving_statistics_of_one_worker_are_those_of_keras(tmp_path: Path) -> None:
+def test_moving_statistics_are_each_workers_averaged_by_rows(tmp_path: Path) -> None:
     _write_day(tmp_path, "2024-03-01")
 
     def build() -> Any:
@@ -246,12 +255,25 @@ def test_moving_statistics_of_one_worker_are_those_of_keras(tmp_path: Path) -> N
         x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
         return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(x))
 
-    with DistributedTrainer(None, _config(tmp_path)) as trainer:
+    config = _config(tmp_path, num_workers=2, batch_size=10, shuffle_data=False)
+    with DistributedTrainer(None, config) as trainer:
         trainer.set_model_builder(build)
+        shares = distribute_units(trainer._files.units_of("2024-03-01"), 2)
         trainer.train_single_day("2024-03-01")
-        moved = trainer.get_model().layers[1].moving_variance.numpy()
-    assert not np.allclose(moved, 1.0)
-    assert moved[-1] == pytest.approx(1.0, abs=0.3)  # the price is N(0, 1)
+        layer = trainer.get_model().layers[1]
+    assert [len(share) for share in shares] == [2, 1]  # 400 rows and 200
+    mean = variance = 0.0
+    for share in shares:
+        files = [part.path for unit in share for part in unit.parts]
+        prices = np.concatenate([pq.read_table(file)["price"].to_numpy() for file in files])
+        moving = np.array([0.0, 1.0])
+        for batch in prices.reshape(-1, 10):
+            moving = 0.5 * moving + 0.5 * np.array([batch.mean(), batch.var()])
+        mean += moving[0] * len(prices) / 600
+        variance += moving[1] * len(prices) / 600
+    # The price is the last column of the input, and known without any embedding.
+    assert layer.moving_mean.numpy()[-1] == pytest.approx(mean, rel=1e-4)
+    assert layer.moving_variance.numpy()[-1] == pytest.approx(variance, rel=1e-4)
 
 
 def _build_pretrained() -> Any:

@@ -122,6 +122,12 @@ def test_a_run_resumed_with_other_servers_equals_one_that_was_never_stopped(
         assert outcome.statuses == ["skipped", "skipped", "trained"]
         check_equal(outcome, undisturbed)
         assert [place.name for place in (folder / "elsewhere").iterdir()] == [f"dt={LAST}"]
+        # A day's rows are decayed after its checkpoint, which knows that this is still due.
+        users = trainer._ps.worker_client()
+        decayed = users.pull_embeddings(range(40), table="user")
+        trainer.load_checkpoint(str(folder / "elsewhere" / f"dt={LAST}"))
+        rows = users.pull_embeddings(range(40), table="user")
+        np.testing.assert_array_equal(decayed, np.float32(0.9) * rows)
         # Going back, and training the days again: another pass, so other seeds and losses.
         trainer.load_checkpoint(path)
         again = trainer.train_single_day(SECOND)
