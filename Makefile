@@ -8,7 +8,7 @@ help:
 	@echo 'make build   compile; .venv/bin/python then uses this tree'
 	@echo 'make test    build and run every test, C++ with sanitizers and Python'
 	@echo 'make lint    formatting, static analysis, types, layers'
-	@echo 'make bench   run the benchmarks'
+	@echo 'make bench   run the benchmarks (CURVES=1: the curves as well)'
 	@echo 'make demo    train the example model'
 
 setup:
@@ -27,7 +27,7 @@ lint: setup
 bench: build
 	@tools/setup bench
 	@.venv/bin/python -m bench.peers.environments
-	@. tools/env && bench/run
+	@. tools/env && CURVES=$(CURVES) bench/run
 
 demo: build
 	@. tools/env && .venv/bin/python -m distributed_trainer.examples.flights
