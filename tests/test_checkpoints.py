@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pyspark_ps import PSConfig, PSMainClient, TableConfig
+from pyspark_ps.client.checkpoints import shutdown_path
 from pyspark_ps.errors import (
     ConfigurationError,
     DataCorruptionError,
@@ -21,6 +25,7 @@ from pyspark_ps.errors import (
     PSError,
     ResourceExhaustedError,
 )
+from pyspark_ps.storage import CheckpointManager, read_embeddings, read_manifest
 
 IDS = np.arange(600, dtype=np.int64)
 TABLES = {
@@ -156,6 +161,50 @@ def test_a_push_that_was_applied_before_the_save_is_dropped_after_the_load(
     push(2)  # its effect went with the load
     assert_same(state(one), after)
     core.close()
+
+
+def test_a_save_amid_pushes_holds_each_partition_at_one_moment(tmp_path: Path) -> None:
+    """Every push takes 1 from every row: so a value is the number of pushes that it has seen."""
+    plain = {"learning_rate": 1.0, "momentum": 0.0}
+    tables = {"sums": TableConfig(4, optimizer="sgd", optimizer_params=plain, init="zeros")}
+    ids = np.arange(8_000)  # one frame for each server
+    acknowledged, stop = 0, threading.Event()
+
+    with PSMainClient(None, config(2, tables=tables)) as main, ThreadPoolExecutor(1) as pool:
+        worker = main.worker_client()
+
+        def push() -> None:
+            nonlocal acknowledged
+            while not stop.is_set():
+                worker.push_embedding_gradients((ids, np.ones((len(ids), 4))), table="sums")
+                acknowledged += 1
+
+        def wait_for(pushes: int) -> None:
+            deadline = time.monotonic() + 60
+            while acknowledged < pushes and not pushing.done() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert acknowledged >= pushes
+
+        pushing = pool.submit(push)
+        try:
+            wait_for(3)
+            before = acknowledged
+            main.save_to_s3(str(tmp_path), save_model=False)
+            after = acknowledged + 1  # one may be under way
+            wait_for(after + 3)
+        finally:
+            stop.set()
+        pushing.result()
+    location = CheckpointManager().location(str(tmp_path))
+    rows = read_embeddings(location, read_manifest(location), "sums").read_all()
+    pushes = rows["count"].to_numpy() - 1
+    values = np.stack(rows["vector"].to_numpy())
+    np.testing.assert_array_equal(values, np.repeat(-pushes[:, None], 4, axis=1))
+    assert before <= pushes.min() <= pushes.max() <= after
+    order = np.argsort(rows["partition"].to_numpy(), kind="stable")
+    same_partition = np.diff(rows["partition"].to_numpy()[order]) == 0
+    assert not np.diff(pushes[order])[same_partition].any()
+    assert len(rows) == len(ids)
 
 
 def test_without_states_counts_stay_and_states_start_fresh(
@@ -322,3 +371,6 @@ def test_a_shutdown_saves_where_the_config_says(tmp_path: Path) -> None:
     with PSMainClient(None, config(2, checkpoint_on_shutdown=False)) as main:
         assert main.load_from_s3(str(folder)).embedding_count == len(IDS)
         assert_same(state(main), before)
+    bucket = PSConfig(s3_bucket="models", s3_checkpoint_prefix="ours/")
+    assert str(shutdown_path(bucket)).startswith("s3://models/ours/shutdown-")
+    assert shutdown_path(PSConfig()) is None

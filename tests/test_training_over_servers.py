@@ -37,6 +37,7 @@ from pyspark_ps import (
     PSMainClient,
     StorageError,
 )
+from pyspark_ps.storage import CheckpointManager
 
 STEPS = 200
 
@@ -300,7 +301,12 @@ def test_pretrained_weights_are_where_a_day_starts_and_rare_rows_go_after_it(
     pq.write_table(table.set_column(0, "user", [rare]), file)
     config = _config(
         tmp_path,
-        model_learning_rate=0.0,
+        model_optimizer="ftrl",
+        model_optimizer_params={"l1": 0.5},
+        model_learning_rate=0.0,  # with any optimizer: values stay as they are
+        embedding_optimizer="adam",
+        embedding_optimizer_params={"beta1": 0.8},
+        embedding_learning_rate=0.125,
         thread_config=ThreadConfig(1, 2, 2, 1),
         decay_after_each_day=True,
         decay_method="prune",
@@ -312,12 +318,19 @@ def test_pretrained_weights_are_where_a_day_starts_and_rare_rows_go_after_it(
         before = trainer.predict("2024-03-01")["prediction"]
         day = trainer.train_single_day("2024-03-01")
         model = trainer.get_model()
+        table_of_users = trainer._ps.get_tables()["user"]
+        trainer.save_checkpoint(str(tmp_path / "saved"))
     for pretrained, now in zip(start, model.get_weights(), strict=True):
         np.testing.assert_array_equal(now, pretrained)
     inputs = np.zeros((300, 9), np.float32)  # no id was known: zeros, and the price
     inputs[:, 8] = table["price"].to_numpy()
     np.testing.assert_allclose(before, model.predict(inputs, verbose=0)[:, 0], rtol=1e-4)
     assert day.table_rows["user"] == 40
+    assert table_of_users.optimizer == "adam"
+    assert {"beta1": 0.8, "learning_rate": 0.125}.items() <= table_of_users.optimizer_params.items()
+    dense = CheckpointManager().manifest(str(tmp_path / "saved")).weight_optimizer
+    assert dense["name"] == "ftrl"
+    assert {"l1": 0.5, "alpha": 0.0}.items() <= dense["params"].items()
 
 
 def test_a_wrong_model_or_range_is_refused_before_anything_starts(tmp_path: Path) -> None:
