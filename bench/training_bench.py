@@ -20,7 +20,6 @@ Besides samples/s: the share of our wall time by stage, and CPU time by process.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.reporting import bar, share
+from bench.reporting import bar, cpu_seconds, share
 from bench.training_work import Work, parse
 from distributed_trainer import WorkerTrainer, WorkerTrainingResult
 from pyspark_ps import PSMainClient
@@ -94,20 +93,6 @@ def bare_run(work: Work, folder: Path) -> Callable[[], None]:
             step(index % len(batches))
 
     return run
-
-
-def cpu_seconds() -> tuple[float, float]:
-    """(of this process, of its children: the servers) so far (Linux)."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    children = 0.0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            children += (int(fields[11]) + int(fields[12])) / ticks
-    return time.process_time(), children
 
 
 Seconds = dict[str, list[float]]
