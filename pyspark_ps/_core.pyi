@@ -76,7 +76,8 @@ class Client:
     def __init__(self, options_json: str, secret: bytes) -> None:
         """options: {"servers": [{"server_id","host","port","unix_path","incarnation"}],
         "coordinator": "host:port", "tls_fingerprint" ("" = no TLS), "timeout_seconds",
-        "batch_size", "max_message_size", "transport", "compression"}. Connects."""
+        "driver_silence_seconds", "batch_size", "max_message_size", "transport", "compression"}.
+        Connects."""
 
     def definition(self) -> str: ...  # ClusterDefinition as JSON
     def refresh(self) -> None: ...

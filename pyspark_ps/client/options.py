@@ -78,6 +78,7 @@ def core_options(
         "coordinator": coordinator,
         "tls_fingerprint": tls_fingerprint,
         "timeout_seconds": float(config.timeout_seconds),
+        "driver_silence_seconds": float(config.driver_silence_seconds),
         "batch_size": int(config.batch_size),
         "max_message_size": min(int(config.max_message_size), FRAME_BYTES_MAX),
         "transport": config.transport,

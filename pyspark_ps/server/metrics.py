@@ -29,6 +29,7 @@ _COUNTERS = {
     "bytes_sent_total": "Bytes sent to clients.",
     "authentication_failures_total": "Connections that did not know the secret.",
     "bad_frames_total": "Connections closed for a frame that breaks the protocol.",
+    "stalled_total": "Connections closed for moving no byte amid a request or its reply.",
 }
 _GAUGES = {
     "uptime_seconds": "Seconds since the server started.",

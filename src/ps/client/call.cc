@@ -182,6 +182,7 @@ Status EnsureConnected(const Peer& peer, const CallOptions& options, Link* link,
   if (peer.is_coordinator) connect.transport = net::Transport::kTcp;
   connect.secret = options.client->secret;
   connect.tls_fingerprint = options.client->tls_fingerprint;
+  connect.peer_silence_ms = net::PeerSilenceMs(options.client->peer_silence_seconds);
   connect.is_interrupted = options.client->is_interrupted;
   // Any incarnation is let in here, so that the wrong one can be told from a connection that
   // failed.

@@ -35,7 +35,8 @@ struct ClientOptions {
   // How long a peer may refuse connections before a call gives up on it: a process that is not
   // there does not come back as the one that was meant.
   double refused_give_up_seconds = 5.0;
-  std::size_t channels_max = 16;  // calls under way at once; further ones wait
+  double peer_silence_seconds = 60.0;  // a host that is not heard at all for so long is given up
+  std::size_t channels_max = 16;       // calls under way at once; further ones wait
   // Asked a few times a second by the thread that waits; true ends its call with kClosed. May be
   // empty.
   std::function<bool()> is_interrupted;

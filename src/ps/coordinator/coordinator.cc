@@ -55,7 +55,9 @@ struct Coordinator::Impl {
   Impl(CoordinatorOptions the_options, Definitions::Ptr first)
       : options(std::move(the_options)),
         roster(options.server_count, Seconds(options.driver_silence_seconds)),
-        definitions(std::move(first), {options.secret, net::FingerprintOf(options.tls)},
+        definitions(std::move(first),
+                    {options.secret, net::FingerprintOf(options.tls),
+                     net::PeerSilenceMs(options.driver_silence_seconds)},
                     Seconds(options.timeout_seconds), &roster) {}
   ~Impl();
 
@@ -79,6 +81,7 @@ Status Coordinator::Impl::Start() {
   listen.ports_tried_max = options.ports_tried_max;
   listen.secret = options.secret;
   listen.tls = options.tls;
+  listen.peer_silence_ms = net::PeerSilenceMs(options.driver_silence_seconds);
   listen.identity.server_id = wire::kCoordinatorId;
   std::memcpy(&listen.identity.incarnation, nonce.data(), sizeof(listen.identity.incarnation));
   listen.payload_bytes_max = limits::kControlPayloadBytesMax;

@@ -50,6 +50,7 @@ Result<std::string> ServerCalls::TryOnce(const ServerRecord& server, const std::
     options.endpoint = server.endpoint;
     options.secret = key_.secret;
     options.tls_fingerprint = key_.tls_fingerprint;
+    options.peer_silence_ms = key_.peer_silence_ms;
     options.expected = {server.server_id, server.incarnation};
     auto made =
         net::ClientConnection::Connect(options, std::min(deadline, Now() + kConnectAttemptMax));

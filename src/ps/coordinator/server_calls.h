@@ -14,10 +14,11 @@
 
 namespace ps::coordinator {
 
-// What servers are known by.
+// What servers are known by, and when one is given up (net::ListenerOptions).
 struct ServerKey {
   std::string secret;
   std::string tls_fingerprint;  // of their certificate; empty: no TLS
+  int peer_silence_ms = net::kPeerSilenceMs;
 };
 
 // Control calls of the coordinator to its servers, over one kept connection each. Calls come one at

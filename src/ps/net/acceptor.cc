@@ -92,7 +92,7 @@ void Acceptor::PauseThenWait(Door* door) {
 
 void Acceptor::Greet(Fd fd, bool is_unix) {
   if (handshakes_.size() >= core_->options.handshakes_max) handshakes_.front()->Abort();
-  TuneStreamSocket(fd.get(), is_unix);
+  TuneStreamSocket(fd.get(), is_unix, core_->options.peer_silence_ms);
   auto handshake = std::make_shared<ServerHandshake>(core_, *contexts_.front(), is_unix);
   handshakes_.push_back(handshake);
   auto place = std::prev(handshakes_.end());
@@ -109,7 +109,8 @@ void Acceptor::Deal(Fd fd, std::unique_ptr<Stream> stream, bool over_unix) {
   std::uint64_t id = dealt_ + 1;
   int index = static_cast<int>(dealt_ % contexts_.size());
   asio::io_context& context = *contexts_[static_cast<std::size_t>(index)];
-  auto connection = std::make_shared<Connection>(core_, context, index, id, over_unix);
+  auto connection =
+      std::make_shared<Connection>(core_, context, index, id, over_unix, PeerAddress(fd.get()));
   if (Status status = core_->Register(id, connection); !status.ok()) {
     WriteHandshakeFrame(stream.get(), over_unix, wire::MessageType::kError,
                         wire::EncodeError(status));

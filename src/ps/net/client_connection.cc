@@ -81,23 +81,22 @@ SteadyTime ShareOf(SteadyTime deadline, std::size_t shares) {
   return now + (deadline - now) / static_cast<std::int64_t>(shares);
 }
 
-Result<Fd> ConnectSocket(const SocketAddress& address, SteadyTime deadline,
-                         const IsInterrupted& is_interrupted) {
+Result<Fd> ConnectSocket(const SocketAddress& address, const ConnectOptions& options,
+                         SteadyTime deadline) {
   PS_ASSIGN_OR_RETURN(Fd fd, OpenStreamSocket(address.family()));
-  TuneStreamSocket(fd.get(), address.family() == AF_UNIX);
-  PS_RETURN_IF_ERROR(ConnectUntil(fd.get(), address, deadline, is_interrupted));
+  TuneStreamSocket(fd.get(), address.family() == AF_UNIX, options.peer_silence_ms);
+  PS_RETURN_IF_ERROR(ConnectUntil(fd.get(), address, deadline, options.is_interrupted));
   return fd;
 }
 
 // The addresses of a host in turn; each gets an equal share of the time left, so that one that
 // swallows packets does not hide the next.
-Result<Fd> ConnectTcp(const Endpoint& endpoint, SteadyTime deadline,
-                      const IsInterrupted& is_interrupted) {
-  PS_ASSIGN_OR_RETURN(auto addresses,
-                      Resolve(endpoint.host, endpoint.port, deadline, is_interrupted));
+Result<Fd> ConnectTcp(const ConnectOptions& options, SteadyTime deadline) {
+  PS_ASSIGN_OR_RETURN(auto addresses, Resolve(options.endpoint.host, options.endpoint.port,
+                                              deadline, options.is_interrupted));
   Status last = Status::Ok();
   for (std::size_t i = 0; i < addresses.size(); ++i) {
-    auto fd = ConnectSocket(addresses[i], ShareOf(deadline, addresses.size() - i), is_interrupted);
+    auto fd = ConnectSocket(addresses[i], options, ShareOf(deadline, addresses.size() - i));
     if (fd.ok() || fd.status().code() == StatusCode::kClosed) return fd;
     last = fd.status();
   }
@@ -326,10 +325,9 @@ Result<std::unique_ptr<ClientConnection>> ClientConnection::ConnectOver(
   Result<Fd> fd = Status(StatusCode::kInternal, "not connected");
   if (over_unix) {
     auto address = UnixAddress(options.endpoint.unix_path);
-    fd = address.ok() ? ConnectSocket(*address, deadline, options.is_interrupted)
-                      : Result<Fd>(address.status());
+    fd = address.ok() ? ConnectSocket(*address, options, deadline) : Result<Fd>(address.status());
   } else {
-    fd = ConnectTcp(options.endpoint, deadline, options.is_interrupted);
+    fd = ConnectTcp(options, deadline);
   }
   if (!fd.ok()) return Named(fd.status(), impl->name);
   impl->fd = std::move(fd).value();

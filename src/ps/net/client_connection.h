@@ -11,6 +11,7 @@
 #include "ps/base/limits.h"
 #include "ps/base/status.h"
 #include "ps/net/endpoint.h"
+#include "ps/net/socket.h"
 #include "ps/wire/codec.h"
 #include "ps/wire/frame.h"
 #include "ps/wire/handshake.h"
@@ -30,6 +31,8 @@ struct ConnectOptions {
   std::size_t payload_bytes_max = limits::kFramePayloadBytesMax;
   // Of what SendFrame sends over TCP, where a sample shrinks; never on Unix sockets.
   wire::Compression compression = wire::Compression::kNone;
+  // As in ListenerOptions.
+  int peer_silence_ms = kPeerSilenceMs;
   // Asked a few times a second by whatever waits; true: kClosed. May be empty.
   std::function<bool()> is_interrupted;
 };

@@ -12,6 +12,7 @@
 #include "ps/base/limits.h"
 #include "ps/base/status.h"
 #include "ps/net/certificate.h"
+#include "ps/net/socket.h"
 #include "ps/wire/codec.h"
 #include "ps/wire/frame.h"
 #include "ps/wire/handshake.h"
@@ -59,6 +60,8 @@ class ServerConnection : public std::enable_shared_from_this<ServerConnection> {
   // Index of that context among the listener's contexts: the shard thread that serves this one.
   virtual int context_index() const = 0;
   virtual std::uint64_t id() const = 0;
+  // "address:port", or "unix"; for messages.
+  virtual const std::string& peer() const = 0;
 };
 using ConnectionPtr = std::shared_ptr<ServerConnection>;
 
@@ -68,7 +71,7 @@ class FrameHandler {
   virtual ~FrameHandler() = default;
   virtual void OnFrame(const ConnectionPtr& connection, Frame frame) = 0;
   // Once for each connection that delivered frames or could have, after its last frame; never from
-  // within Send, Close or OnFrame.
+  // within Send, Close or OnFrame. kDataCorruption: closed for bytes that break the protocol.
   virtual void OnClose(const ConnectionPtr& connection, const Status& why) = 0;
 };
 
@@ -90,6 +93,8 @@ struct ListenerOptions {
   std::int64_t unanswered_max = limits::kRequestsPerConnectionMax;
   // A peer that is amid a request, or takes no replies, and moves no byte for so long is closed.
   int stall_timeout_ms = limits::kStallTimeoutMs;
+  // A host that is not heard at all, not even in acknowledgement, is given up after so long.
+  int peer_silence_ms = kPeerSilenceMs;
   int handshake_timeout_ms = limits::kHandshakeTimeoutMs;
   // Connections that have not proved the secret yet. Beyond it the oldest of them is closed, so
   // that strangers neither take the places of authenticated ones nor shut the door.

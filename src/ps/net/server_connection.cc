@@ -81,12 +81,13 @@ std::span<std::byte> IncomingPayload::free() {
 }
 
 Connection::Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context,
-                       int context_index, std::uint64_t id, bool over_unix)
+                       int context_index, std::uint64_t id, bool over_unix, std::string peer)
     : core_(std::move(core)),
       context_(context),
       context_index_(context_index),
       id_(id),
       over_unix_(over_unix),
+      peer_(std::move(peer)),
       ahead_(new std::byte[kReadAheadBytes]),
       outbox_(&core_->bytes_sent_total) {}
 
@@ -252,6 +253,7 @@ void Connection::ReadOn() {
 void Connection::OnRead(bool into_payload, const Result<std::size_t>& got) {
   reading_ = false;
   if (!open_) return;
+  if (got.status().code() == StatusCode::kDataCorruption) return FailBadFrame(got.status());
   if (!got.ok()) {
     bool amid = in_payload_ || ahead_begin_ != ahead_end_;
     return Fail(amid ? ConnectionError(got.status().message() + " amid a frame") : got.status());

@@ -38,7 +38,7 @@ class IncomingPayload {
 class Connection final : public ServerConnection {
  public:
   Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context, int context_index,
-             std::uint64_t id, bool over_unix);
+             std::uint64_t id, bool over_unix, std::string peer);
 
   // Takes over an open socket and its stream and begins to read. On the context's thread.
   void Start(Fd fd, std::unique_ptr<Stream> stream);
@@ -56,6 +56,7 @@ class Connection final : public ServerConnection {
   asio::io_context& context() override { return context_; }
   int context_index() const override { return context_index_; }
   std::uint64_t id() const override { return id_; }
+  const std::string& peer() const override { return peer_; }
 
  private:
   std::shared_ptr<Connection> Self();
@@ -84,6 +85,7 @@ class Connection final : public ServerConnection {
   const int context_index_;
   const std::uint64_t id_;
   const bool over_unix_;
+  const std::string peer_;
   std::atomic<bool> open_{true};
   // Gone as soon as the connection is closed: a handle kept by others may outlive the context.
   std::unique_ptr<StreamSocket> socket_;

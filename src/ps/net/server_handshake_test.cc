@@ -1,4 +1,8 @@
 // The handshake over real sockets, with friends and strangers.
+#include <netinet/tcp.h>
+
+#include <climits>
+
 #include "ps/net/test_server.h"
 
 namespace ps::net {
@@ -175,6 +179,47 @@ TEST_P(Handshakes, OneConnectionTooManyIsToldSo) {
   first.reset();
   EXPECT_TRUE(Eventually([&] { return server.listener->Stats().connections_open == 0; }));
   EXPECT_TRUE(server.Connect(GetParam()));
+}
+
+// --- hosts that are gone
+
+int TcpOption(int fd, int name) {
+  int value = 0;
+  socklen_t bytes = sizeof(value);
+  EXPECT_EQ(getsockopt(fd, IPPROTO_TCP, name, &value, &bytes), 0);
+  return value;
+}
+
+// The other end of a connection in this process.
+int OtherEnd(int fd) {
+  const std::string wanted = PeerAddress(fd);
+  for (int other = 0; other < 1'024; ++other) {
+    sockaddr_in local{};
+    socklen_t bytes = sizeof(local);
+    if (other == fd || getsockname(other, reinterpret_cast<sockaddr*>(&local), &bytes) != 0)
+      continue;
+    bool is_stream = local.sin_family == AF_INET && PeerAddress(other) != "unknown";
+    if (is_stream && "127.0.0.1:" + std::to_string(ntohs(local.sin_port)) == wanted) return other;
+  }
+  return -1;
+}
+
+// Idle and with bytes under way; the probes begin at half of it.
+TEST(SilentHosts, AreGivenUpOnBothSidesAfterTheTimeConfigured) {
+  TestServer server([](ListenerOptions* options) { options->peer_silence_ms = 24'000; });
+  ConnectOptions options = server.Options(Transport::kTcp);
+  options.peer_silence_ms = 24'000;
+  auto connection = ClientConnection::Connect(options, In(10s)).value();
+  for (int fd : {connection->fd(), OtherEnd(connection->fd())}) {
+    int idle = TcpOption(fd, TCP_KEEPIDLE);
+    int probes = TcpOption(fd, TCP_KEEPCNT) * TcpOption(fd, TCP_KEEPINTVL);
+    EXPECT_EQ(idle, 12);
+    EXPECT_EQ(idle + probes, 24);
+    EXPECT_EQ(TcpOption(fd, TCP_USER_TIMEOUT), 24'000);
+  }
+  EXPECT_EQ(PeerSilenceMs(0.0), 1);
+  EXPECT_EQ(PeerSilenceMs(60.0), kPeerSilenceMs);
+  EXPECT_EQ(PeerSilenceMs(1e300), INT_MAX);
 }
 
 }  // namespace

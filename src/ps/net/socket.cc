@@ -1,5 +1,6 @@
 #include "ps/net/socket.h"
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -17,10 +18,9 @@
 namespace ps::net {
 namespace {
 
-// A dead host is noticed after 60 + 6 * 10 seconds of silence.
-constexpr int kKeepAliveIdleSeconds = 60;
-constexpr int kKeepAliveIntervalSeconds = 10;
-constexpr int kKeepAliveProbes = 6;
+// Half of the silence passes before the first of so many probes.
+constexpr int kKeepAliveProbes = 4;
+constexpr int kKeepAliveSecondsMax = 32'767;  // tcp(7)
 
 // Granted up to net.core.wmem_max. bench/wire_bench.cc says what it is worth.
 constexpr int kUnixSendBufferBytes = 1 << 20;
@@ -67,16 +67,40 @@ Result<Fd> OpenStreamSocket(int family) {
   return fd;
 }
 
-void TuneStreamSocket(int fd, bool is_unix) {
+void TuneStreamSocket(int fd, bool is_unix, int peer_silence_ms) {
   if (is_unix) {
     SetOption(fd, SOL_SOCKET, SO_SNDBUF, kUnixSendBufferBytes);
     return;
   }
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
+  const int half_seconds = peer_silence_ms / 2'000;
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, std::clamp(half_seconds, 1, kKeepAliveSecondsMax));
+  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL,
+            std::clamp(half_seconds / kKeepAliveProbes, 1, kKeepAliveSecondsMax));
   SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
+  // The same where bytes are under way: without it the system repeats them for a quarter of an
+  // hour.
+  SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, peer_silence_ms);
+}
+
+int PeerSilenceMs(double seconds) {
+  return static_cast<int>(std::clamp(seconds * 1e3, 1.0, static_cast<double>(INT_MAX)));
+}
+
+std::string PeerAddress(int fd) {
+  sockaddr_storage address{};
+  socklen_t bytes = sizeof(address);
+  auto* raw = reinterpret_cast<sockaddr*>(&address);
+  if (getpeername(fd, raw, &bytes) != 0) return "unknown";
+  if (address.ss_family == AF_UNIX) return "unix";
+  char host[NI_MAXHOST];
+  char port[NI_MAXSERV];
+  int failed = getnameinfo(raw, bytes, host, sizeof(host), port, sizeof(port),
+                           NI_NUMERICHOST | NI_NUMERICSERV);
+  if (failed != 0) return "unknown";
+  return address.ss_family == AF_INET6 ? std::string("[") + host + "]:" + port
+                                       : std::string(host) + ":" + port;
 }
 
 Result<std::size_t> WriteSomeTo(int fd, std::span<const iovec> parts) {

@@ -38,8 +38,20 @@ std::string ErrnoText(int error);
 // A stream socket of the family (AF_INET, AF_INET6, AF_UNIX).
 Result<Fd> OpenStreamSocket(int family);
 
-// TCP: no delay, keep-alive. Unix: a send buffer that lets both sides copy at once.
-void TuneStreamSocket(int fd, bool is_unix);
+// PSConfig.driver_silence_seconds, where nobody says another.
+inline constexpr int kPeerSilenceMs = 60'000;
+
+// TCP: no delay; a host that says nothing at all for peer_silence_ms (in steps of some seconds),
+// not even that it has got what was sent, is dead: the connection ends. Unix: a send buffer that
+// lets both sides copy at once.
+void TuneStreamSocket(int fd, bool is_unix, int peer_silence_ms = kPeerSilenceMs);
+
+// `seconds` as peer_silence_ms: bounded by what an int holds.
+int PeerSilenceMs(double seconds);
+
+// "address:port" of a connected socket's other end; "unix" of a Unix socket, "unknown" when it is
+// gone.
+std::string PeerAddress(int fd);
 
 // Bytes moved, 0 = would block. The peer's end of stream is a ConnectionError.
 Result<std::size_t> WriteSomeTo(int fd, std::span<const iovec> parts);

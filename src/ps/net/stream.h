@@ -21,7 +21,8 @@ class Stream {
   // peer is not the one meant; kConfiguration: it speaks without TLS; kConnection.
   virtual Result<Handshake> ShakeHands() = 0;
   // Bytes taken, 0 = would block. After 0 the caller comes again with the same bytes; more may
-  // follow them. The peer's end of stream is a ConnectionError.
+  // follow them. The peer's end of stream is a ConnectionError; bytes that are not what the peer
+  // sent are DataCorruption.
   virtual Result<std::size_t> WriteSome(std::span<const iovec> parts) = 0;
   virtual Result<std::size_t> ReadSome(std::span<std::byte> out) = 0;
   // There may be bytes for ReadSome that poll(2) does not see.

@@ -74,7 +74,7 @@ class TlsStream final : public Stream {
   Result<bool> SendRecords();
   Result<std::size_t> ReceiveRecords();
   Status Seal(std::span<const iovec> parts);
-  Status Failure(const std::string& what);
+  Status Failure(StatusCode code, const std::string& what);
   Status CheckPeer() const;
 
   const int fd_;
@@ -109,7 +109,7 @@ Result<Stream::Handshake> TlsStream::ShakeHands() {
     int done = SSL_do_handshake(ssl_.get());
     int why = SSL_get_error(ssl_.get(), done);
     bool failed = done != 1 && why != SSL_ERROR_WANT_READ && why != SSL_ERROR_WANT_WRITE;
-    if (failed) return Failure("the TLS handshake failed");
+    if (failed) return Failure(StatusCode::kConnection, "the TLS handshake failed");
     PS_ASSIGN_OR_RETURN(bool sent, SendRecords());
     if (!sent) return Handshake::kWantsWrite;
     if (done == 1) {
@@ -150,7 +150,7 @@ Result<std::size_t> TlsStream::ReadSome(std::span<std::byte> out) {
     if (why != SSL_ERROR_WANT_READ) {
       if (filled > 0) break;
       if (why == SSL_ERROR_ZERO_RETURN) return ConnectionError("the peer closed the connection");
-      return Failure("receiving by TLS failed");
+      return Failure(StatusCode::kDataCorruption, "receiving by TLS failed");
     }
     if (receives == kReceivesMax && filled > 0) break;
     auto received = ReceiveRecords();
@@ -199,7 +199,7 @@ Status TlsStream::Seal(std::span<const iovec> parts) {
     std::size_t written = 0;
     ERR_clear_error();
     if (SSL_write_ex(ssl_.get(), record.data(), record.size(), &written) != 1) {
-      return Failure("sending by TLS failed");
+      return Failure(StatusCode::kConnection, "sending by TLS failed");
     }
     sealed_ += record.size();
   }
@@ -207,7 +207,7 @@ Status TlsStream::Seal(std::span<const iovec> parts) {
 }
 
 // Also tells the peer, where it listens.
-Status TlsStream::Failure(const std::string& what) {
+Status TlsStream::Failure(StatusCode code, const std::string& what) {
   std::string why = OpenSslError();
   std::uint32_t first = 0;
   std::memcpy(&first, first_bytes_.data(), sizeof(first));
@@ -218,7 +218,7 @@ Status TlsStream::Failure(const std::string& what) {
                   "drivers need the same tls and tls_cert_file");
   }
   (void)SendRecords();
-  return ConnectionError(what + ": " + why);
+  return Status(code, what + ": " + why);
 }
 
 Status TlsStream::CheckPeer() const {

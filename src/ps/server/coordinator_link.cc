@@ -74,6 +74,8 @@ Status CoordinatorLink::TryRegister(SteadyTime deadline) {
   connect.endpoint = options_.coordinator;
   connect.secret = options_.secret;
   connect.tls_fingerprint = options_.tls_fingerprint;
+  connect.peer_silence_ms =
+      net::PeerSilenceMs(std::chrono::duration<double>(options_.driver_silence).count());
   connect.expected = {wire::kCoordinatorId, 0};
   PS_ASSIGN_OR_RETURN(connection_, net::ClientConnection::Connect(connect, deadline));
   PS_ASSIGN_OR_RETURN(std::string reply,

@@ -21,6 +21,7 @@ void Dispatcher::OnFrame(const net::ConnectionPtr& connection, net::Frame frame)
   if (!request.ok()) {
     core_->errors_total.Add();
     state->broken = true;
+    LogBadFrame(connection, request.status());
     connection->SendError(request_id, request.status());
     connection->Close();
     return;
@@ -28,8 +29,15 @@ void Dispatcher::OnFrame(const net::ConnectionPtr& connection, net::Frame frame)
   if (*request != nullptr) Enqueue(state, std::move(request).value());
 }
 
-void Dispatcher::OnClose(const net::ConnectionPtr& connection, const Status&) {
+void Dispatcher::OnClose(const net::ConnectionPtr& connection, const Status& why) {
+  if (why.code() == StatusCode::kDataCorruption) LogBadFrame(connection, why);
   connections_[connection->context_index()].erase(connection->id());
+}
+
+// Once for a connection, since it ends with that.
+void Dispatcher::LogBadFrame(const net::ConnectionPtr& connection, const Status& why) {
+  core_->log.Write(LogLevel::kWarning, "bad_frame",
+                   {{"peer", connection->peer()}, {"why", why.message()}});
 }
 
 void Dispatcher::Enqueue(const StatePtr& state, RequestPtr request) {

@@ -29,6 +29,7 @@ class Dispatcher final : public net::FrameHandler {
   // True when the connection's next request may go on.
   bool Serve(const StatePtr& state, const RequestPtr& request);
   void Released(const StatePtr& state);
+  void LogBadFrame(const net::ConnectionPtr& connection, const Status& why);
 
   Core* const core_;
   Control* const control_;

@@ -166,6 +166,7 @@ Status Server::Impl::Start() {
   listen.unix_path = UnixPath(core.options, core.incarnation);
   listen.secret = core.options.secret;
   listen.tls = core.options.tls;
+  listen.peer_silence_ms = net::PeerSilenceMs(core.options.driver_silence_seconds);
   listen.identity = {core.options.server_id, core.incarnation};
   listen.payload_bytes_max = PayloadBytesMax(core.options);
   listen.compression = core.options.compression;

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 
 #include <atomic>
 #include <cmath>
@@ -827,6 +828,25 @@ class SilentCoordinator : public net::FrameHandler {
  private:
   std::atomic<bool> answered_{false};
 };
+
+TEST(Server, LogsABadFrameOnceWithItsPeerAndReason) {
+  ServerOptions options = Alone();
+  options.log_level = LogLevel::kInfo;
+  ::testing::internal::CaptureStderr();
+  auto server = Value(Server::Start(options));
+  auto client = ConnectTo(*server);
+  const std::string garbage = "no frame" + std::string(200, 'x');
+  ASSERT_EQ(::send(client->connection().fd(), garbage.data(), garbage.size(), MSG_NOSIGNAL), 208);
+  EXPECT_FALSE(client->connection().ReadFrame(SteadyTime::max()).ok());
+  Json stats = Json::parse(server->StatsJson());
+  EXPECT_EQ(stats.at("bad_frames_total"), 1);
+  EXPECT_EQ(stats.at("stalled_total"), 0);
+  server.reset();
+  std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, HasSubstr("WARNING server=0 event=bad_frame peer=127.0.0.1:"));
+  EXPECT_THAT(log, HasSubstr("why=\"frame header: not a frame of this protocol"));
+  EXPECT_EQ(log.find("event=bad_frame"), log.rfind("event=bad_frame"));
+}
 
 TEST(Server, EndsWhenTheDriverIsSilent) {
   SilentCoordinator silent;

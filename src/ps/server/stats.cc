@@ -140,6 +140,7 @@ std::string Render(Core& core, StatsDetail detail, const std::vector<ShardStats>
       {"connections_open", net.connections_open},
       {"authentication_failures_total", net.authentication_failures_total},
       {"bad_frames_total", net.bad_frames_total},
+      {"stalled_total", net.stalled_total},
   };
   AddTables(definition, shards, &json);
   AddWeights(definition, &json);

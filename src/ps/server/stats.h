@@ -10,7 +10,7 @@ namespace ps::server {
 // The server's record of get_cluster_stats (contract section 5) as JSON, each shard's part read by
 // its own thread at one moment between two requests. Beyond the contract: parameters (values of the
 // dense tensors counted in weights), weights_memory_bytes, connections_open,
-// authentication_failures_total, bad_frames_total, requests_in_flight.
+// authentication_failures_total, bad_frames_total, stalled_total, requests_in_flight.
 //   memory_bytes = sum of the tables' memory_bytes + weights_memory_bytes
 //   embeddings = sum of the tables' rows = rows made - rows pruned
 //   weights: dense tensors with values whose chunk 0 lies here, so that servers add up.
