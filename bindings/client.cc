@@ -12,6 +12,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
+#include "bindings/options.h"
 #include "ps/client/client.h"
 
 namespace nb = nanobind;
@@ -24,7 +25,7 @@ using client::Client;
 client::ClientOptions ParseOptions(const std::string& text, std::string secret) {
   client::ClientOptions options;
   try {
-    auto json = nlohmann::json::parse(text);
+    const sharding::Json json = ParseOptionsObject("client options", text);
     for (const auto& server : json.at("servers")) {
       client::ServerAddress address;
       address.server_id = server.at("server_id").get<ServerId>();
@@ -39,6 +40,8 @@ client::ClientOptions ParseOptions(const std::string& text, std::string secret) 
     }
     options.tls_fingerprint = json.value("tls_fingerprint", "");
     options.timeout_seconds = json.value("timeout_seconds", options.timeout_seconds);
+    options.peer_silence_seconds =
+        json.value("driver_silence_seconds", options.peer_silence_seconds);
     options.batch_size = json.value("batch_size", options.batch_size);
     options.message_bytes_max = json.value("max_message_size", options.message_bytes_max);
     options.transport = Check(net::ParseTransport(json.value("transport", "auto")));

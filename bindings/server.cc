@@ -17,6 +17,7 @@
 
 #include "bindings/checkpoint.h"
 #include "bindings/gil.h"
+#include "bindings/options.h"
 #include "bindings/status.h"
 #include "ps/coordinator/coordinator.h"
 #include "ps/server/server.h"
@@ -45,7 +46,8 @@ Duration Seconds(double seconds) {
 // Fields of an options object by name; those that nobody asked for are refused at the end.
 class Fields {
  public:
-  Fields(const char* what, const std::string& text) : what_(what), object_(json::parse(text)) {}
+  Fields(const char* what, const std::string& text)
+      : what_(what), object_(ParseOptionsObject(what, text)) {}
 
   template <typename T>
   void Read(const char* name, T* out) {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pyspark_ps import ConfigurationError, PSConfig, TableConfig
+from pyspark_ps import ConfigurationError, PSConfig, TableConfig, _core
 from pyspark_ps.client.initial_weights import compute_fans
 from pyspark_ps.placement.credentials import Credentials, uses_tls
 from pyspark_ps.placement.executors import (
@@ -69,6 +69,13 @@ def test_credentials_of_a_launch_are_not_in_its_repr_and_survive_pickling() -> N
     assert pickle.loads(pickle.dumps(spec)).credentials == credentials
     line = json.loads(spec.to_line())
     assert Credentials.from_dict(line["credentials"]) == credentials
+
+
+@pytest.mark.parametrize("made", [_core.Client, _core.Server, _core.Coordinator])
+@pytest.mark.parametrize("text", ['{"a":' * 65 + "0" + "}" * 65, "{", "[]"])
+def test_options_that_are_no_object_or_too_deep_are_refused(made: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"options: .*JSON"):
+        made(text, b"0123456789abcdef")
 
 
 def test_socket_folder_is_private_and_short() -> None:
