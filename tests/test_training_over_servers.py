@@ -199,17 +199,22 @@ def test_a_repeated_task_applies_nothing_twice(tmp_path: Path) -> None:
 
 def test_a_failing_worker_fails_the_day_with_its_cause_first(tmp_path: Path) -> None:
     _write_day(tmp_path, "2024-03-01")
-    broken = tmp_path / "dt=2024-03-01" / "part-1.parquet"
+    broken = tmp_path / "dt=2024-03-01" / "part-2.parquet"
     table = pq.read_table(broken)
     pq.write_table(table.drop_columns(["user"]), broken)
-    with DistributedTrainer(None, _config(tmp_path)) as trainer:
+    out = tmp_path / "out"
+    with DistributedTrainer(None, _config(tmp_path, batch_size=10)) as trainer:
         trainer.set_model_builder(_build)
         with pytest.raises(TrainingError) as failure:
             trainer.train_single_day("2024-03-01")
+        # Each file is a unit: predictions of the first were written, and are not shown.
+        with pytest.raises(TrainingError, match=r"part-2\.parquet"):
+            trainer.predict("2024-03-01", output_path=str(out))
+    assert list(out.iterdir()) == []
     first_line = str(failure.value).splitlines()[0]
     assert "2024-03-01" in first_line
     assert "user" in first_line
-    assert "part-1.parquet" in first_line
+    assert "part-2.parquet" in first_line
 
 
 def test_worker_trainer_alone_makes_what_the_servers_lack(
