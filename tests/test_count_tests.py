@@ -20,8 +20,10 @@ def write_gtest(results: Path, preset: str, cases: list[dict[str, object]]) -> N
     (results / preset / "ps_base_test.json").write_text(json.dumps(report))
 
 
-def write_pytest(results: Path, tests: int, failures: int, errors: int, skipped: int) -> None:
-    (results / "pytest.xml").write_text(
+def write_junit(
+    results: Path, stage: str, tests: int, failures: int = 0, errors: int = 0, skipped: int = 0
+) -> None:
+    (results / f"{stage}.xml").write_text(
         f'<testsuites><testsuite tests="{tests}" failures="{failures}" errors="{errors}" '
         f'skipped="{skipped}"/></testsuites>'
     )
@@ -34,9 +36,18 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_cases_of_all_stages_are_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_gtest(tmp_path, "release", [PASSED, PASSED, DISABLED])
     write_gtest(tmp_path, "asan", [PASSED, SKIPPED])
-    write_pytest(tmp_path, tests=5, failures=0, errors=0, skipped=1)
+    write_junit(tmp_path, "fuzz", tests=3)
+    write_junit(tmp_path, "pytest", tests=5, skipped=1)
     assert count_tests.main(tmp_path) == 0
-    assert last_line(capsys) == "7 passed, 0 failed, 2 skipped"
+    assert last_line(capsys) == "10 passed, 0 failed, 2 skipped"
+
+
+def test_a_failed_fuzz_target_fails_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_junit(tmp_path, "fuzz", tests=3, failures=1)
+    assert count_tests.main(tmp_path) == 1
+    assert last_line(capsys) == "2 passed, 1 failed"
 
 
 def test_a_failed_case_fails_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

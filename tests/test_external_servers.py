@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from pyspark_ps import (
     PSWorkerClient,
     TableConfig,
 )
+from tests.processes import wait_until
 
 
 def free_ports(count: int) -> list[int]:
@@ -38,15 +38,6 @@ def free_ports(count: int) -> list[int]:
             if all(abs(port - other) > 1 for other in ports):
                 ports.append(port)
     return ports
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class ByHand:

@@ -28,6 +28,7 @@ from pyspark_ps import (
 )
 from pyspark_ps.placement import launch
 from pyspark_ps.utils import ConsistentHashRing
+from tests.processes import is_running, pids_of, wait_until
 
 SERVER_STATS = {
     "server_id",
@@ -63,29 +64,6 @@ def shared() -> Iterator[PSMainClient]:
     """Two servers for tests that only add to them."""
     with PSMainClient(None, small()) as main:
         yield main
-
-
-def pids_of(main: PSMainClient) -> list[int]:
-    running = main._running
-    assert running is not None
-    return [int(record["pid"]) for record in running.cluster.servers()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 # --- the life of servers

@@ -9,14 +9,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pyspark_ps import PSConfig, PSMainClient, PSWorkerClient
+from tests.processes import is_running, wait_until
 
 CONFIG = PSConfig(
     num_servers=2,
@@ -53,23 +53,6 @@ def run(script: str, line: str = "\n", *arguments: str) -> subprocess.Popen[str]
     process.stdin.write(line)
     process.stdin.flush()
     return process
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def sockets_of(pid: int) -> int:

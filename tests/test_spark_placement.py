@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 from pyspark_ps import ConfigurationError, PSConfig, PSMainClient, PSWorkerClient
 from pyspark_ps.placement.executors import list_executors
+from tests.processes import is_running, pids_of, wait_until
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -51,24 +52,6 @@ def parents(pid: int) -> list[int]:
             break
         found.append(pid)
     return found
-
-
-def pids_of(main: PSMainClient) -> list[int]:
-    assert main._running is not None
-    return [int(record["pid"]) for record in main._running.cluster.servers()]
-
-
-def is_running(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def active_tasks(context: Any) -> int:

@@ -1,7 +1,7 @@
 """Counts the tests whose results lie in a folder, and prints the closing lines of `make test`.
 
-Usage: count_tests.py RESULTS. There: <preset>/*.json by GoogleTest, pytest.xml by pytest, and an
-empty <stage>.failed for a stage that failed. A failed stage without a failed test (a crash, a build
+Usage: count_tests.py RESULTS. There: <preset>/*.json by GoogleTest, fuzz.xml by ctest and pytest.xml
+by pytest, and an empty <stage>.failed for a stage that failed. A failed stage without a failed test (a crash, a build
 that broke) counts as one failure. Exits 1 when nothing ran, or anything failed.
 """
 
@@ -43,7 +43,8 @@ def count_gtest(path: Path) -> Count:
     return total
 
 
-def count_pytest(path: Path) -> Count:
+def count_junit(path: Path) -> Count:
+    """A JUnit report: of pytest a case is a test, of ctest a program."""
     total = Count()
     for suite in ET.parse(path).getroot().iter("testsuite"):
         ran, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
@@ -58,8 +59,9 @@ def main(results: Path) -> int:
         for preset in ("release", "asan", "tsan")
         if (results / preset).is_dir() or (results / f"{preset}.failed").exists()
     }
-    if (results / "pytest.xml").exists():
-        stages["pytest"] = count_pytest(results / "pytest.xml")
+    for stage in ("fuzz", "pytest"):
+        if (results / f"{stage}.xml").exists():
+            stages[stage] = count_junit(results / f"{stage}.xml")
     for stage in results.glob("*.failed"):
         if stages.setdefault(stage.stem, Count()).failed == 0:
             stages[stage.stem] += Count(failed=1)

@@ -17,12 +17,11 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from pyspark_ps import _core
 from pyspark_ps.client.initial_weights import is_number
-from pyspark_ps.client.options import checked_servers, client_options
+from pyspark_ps.client.options import checked_config, checked_servers, client_options
 from pyspark_ps.communication import ServerInfo
 from pyspark_ps.errors import InvalidArgumentError, PSTimeoutError
 from pyspark_ps.utils.config import PSConfig
@@ -35,23 +34,27 @@ class BarrierCoordinator:
 
     Args:
         server_info: of `PSMainClient.get_server_info()`; `ServerInfo` or their dicts.
-        config: the cluster's.
+        config: the cluster's, or its dict.
+
+    Raises:
+        ConfigurationError: a field of `config` is not valid.
+        InvalidArgumentError: `server_info` is not that of a running cluster.
     """
 
     def __init__(
-        self, server_info: Sequence[ServerInfo | Mapping[str, Any]], config: PSConfig
+        self,
+        server_info: Sequence[ServerInfo | Mapping[str, Any]],
+        config: PSConfig | Mapping[str, Any],
     ) -> None:
-        self._core = _core.Client(*client_options(checked_servers(server_info), config))
+        options = client_options(
+            checked_servers(server_info), checked_config(config, "BarrierCoordinator")
+        )
+        self._core = _core.Client(*options)
 
     def __enter__(self) -> BarrierCoordinator:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from pyspark_ps.client.initial_weights import (
     initializer,
     is_number,
 )
-from pyspark_ps.client.options import client_options
+from pyspark_ps.client.options import checked_config, client_options
 from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.communication import CheckpointInfo, Secret, ServerInfo
-from pyspark_ps.errors import ClosedError, ConfigurationError, InvalidArgumentError
+from pyspark_ps.errors import ClosedError, InvalidArgumentError
 from pyspark_ps.placement.cluster import Cluster
 from pyspark_ps.placement.credentials import Credentials, uses_tls
 from pyspark_ps.placement.external import ExternalCluster
@@ -71,10 +70,7 @@ class PSMainClient:
     """
 
     def __init__(self, spark_context: SparkContext | SparkSession | None, config: PSConfig) -> None:
-        if not isinstance(config, PSConfig):
-            raise ConfigurationError(f"PSMainClient takes a PSConfig, not {config!r}")
-        config.validate()
-        self.config = PSConfig.from_dict(config.to_dict())
+        self.config = checked_config(config, "PSMainClient")
         if config.placement == "external":
             self.config.num_servers = len(config.server_addresses)
         self._context = _context_of(spark_context)
@@ -89,12 +85,7 @@ class PSMainClient:
         self.start_servers()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.shutdown_servers()
 
     # --- servers

@@ -14,6 +14,22 @@ from pyspark_ps.utils.config import PSConfig
 FRAME_BYTES_MAX = 256 << 20
 
 
+def checked_config(config: PSConfig | Mapping[str, Any], taker: str) -> PSConfig:
+    """A copy of the configuration, or of what its `to_dict()` gave.
+
+    Raises:
+        ConfigurationError: neither of the two, or a field is not valid; `taker` is the class that
+            was to be made with it.
+    """
+    if isinstance(config, PSConfig):
+        config = config.to_dict()
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(f"{taker} takes a PSConfig or its dict, not {config!r}")
+    checked = PSConfig.from_dict(dict(config))
+    checked.validate()
+    return checked
+
+
 def checked_servers(server_info: Any) -> list[ServerInfo]:
     """The servers by id.
 

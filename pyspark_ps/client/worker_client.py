@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,9 +20,9 @@ from pyspark_ps import _core
 from pyspark_ps.client import barrier
 from pyspark_ps.client.definition import Definition
 from pyspark_ps.client.gradients import Floats, as_float32, by_table
-from pyspark_ps.client.options import checked_servers, client_options
+from pyspark_ps.client.options import checked_config, checked_servers, client_options
 from pyspark_ps.communication import ServerInfo
-from pyspark_ps.errors import ConfigurationError, InvalidArgumentError, NotFoundError
+from pyspark_ps.errors import InvalidArgumentError, NotFoundError
 from pyspark_ps.keys import keys_of
 from pyspark_ps.utils.config import DEFAULT_TABLE, PSConfig, TableConfig
 
@@ -60,33 +59,23 @@ class PSWorkerClient:
     def __init__(
         self,
         server_info: Sequence[ServerInfo | Mapping[str, Any]],
-        config: PSConfig,
+        config: PSConfig | Mapping[str, Any],
         client_id: str | None = None,
     ) -> None:
-        if isinstance(config, Mapping):
-            config = PSConfig.from_dict(config)
-        if not isinstance(config, PSConfig):
-            raise ConfigurationError(f"PSWorkerClient takes a PSConfig, not {config!r}")
-        config.validate()
-        self.config = config
+        self.config = checked_config(config, "PSWorkerClient")
         self.client_id = client_id or (
             f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         )
         self._streams = threading.local()
         self._batches = self._samples = self._loss_samples = 0
         self._loss_sum = 0.0
-        self._core = _core.Client(*client_options(checked_servers(server_info), config))
+        self._core = _core.Client(*client_options(checked_servers(server_info), self.config))
         self._definition = Definition.parse(self._core.definition())
 
     def __enter__(self) -> PSWorkerClient:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __reduce__(self) -> NoReturn:

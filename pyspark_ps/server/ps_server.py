@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from socketserver import BaseServer
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pyspark_ps import _core
 from pyspark_ps.client.main_client import PSMainClient
+from pyspark_ps.client.options import checked_config
 from pyspark_ps.communication import ServerInfo
 from pyspark_ps.errors import ConfigurationError
 from pyspark_ps.placement.cluster import Cluster
@@ -60,11 +60,12 @@ class PSServer:
                 f"PSServer(server_id={server_id!r}, total_servers={total_servers!r}): allowed is "
                 "server 0 of 1; PSMainClient starts the servers of larger clusters"
             )
-        self.config = config.replace(
+        given = checked_config(config, "PSServer")
+        self.config = given.replace(
             num_servers=1,
             placement="local",
-            server_host=config.server_host if host is None else host,
-            server_port_base=config.server_port_base if port is None else port,
+            server_host=given.server_host if host is None else host,
+            server_port_base=given.server_port_base if port is None else port,
         )
         self._main = _OneServer(None, self.config)
         self.shard_manager = ShardManager(
@@ -75,12 +76,7 @@ class PSServer:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.shutdown()
 
     def start(self) -> ServerInfo:
