@@ -1,8 +1,8 @@
 """Proves from the #include lines that no folder of src/ps reaches upward.
 
 The law is src/ps/CMakeLists.txt: `ps_library(<folder> DEPS <folders>)`. A file may include its own
-folder and what its folder reaches through DEPS; a *_test.cc may include what TEST_DEPS reaches
-besides, and nothing else may include `testing`.
+folder and what its folder reaches through DEPS; a *_test.cc or *_test.h may include what TEST_DEPS
+reaches besides. Of the rest only bench/ may include `testing`.
 Usage: check_layers.py [ROOT]. Prints one line per violation; exits 1 when there is one.
 """
 
@@ -87,7 +87,7 @@ def check_file(root: Path, path: Path, law: dict[str, set[str]]) -> Iterator[str
     where = path.relative_to(root)
     inside = path.is_relative_to(source)
     folder = path.relative_to(source / "ps").parts[0] if inside else ""
-    is_test = path.name.endswith(("_test.cc", "_bench.cc"))
+    is_test = path.name.endswith(("_test.cc", "_test.h")) or path.is_relative_to(root / "bench")
     if inside and folder not in law:
         yield f"{where}: src/ps/CMakeLists.txt has no ps_library({folder})"
         return
