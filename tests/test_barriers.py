@@ -16,6 +16,7 @@ import pytest
 
 from pyspark_ps import (
     ClosedError,
+    ConfigurationError,
     InvalidArgumentError,
     NotFoundError,
     PSConfig,
@@ -187,6 +188,8 @@ def test_wrong_names_and_numbers_are_refused(main: PSMainClient) -> None:
             barriers.wait("known", float("nan"))
         with pytest.raises(InvalidArgumentError, match="timeout_seconds"):
             main.worker_client().enter_barrier("known", 0)
+    with pytest.raises(ConfigurationError, match="timeout_seconds"):
+        BarrierCoordinator(main.get_server_info(), {**CONFIG.to_dict(), "timeout_seconds": -1})
 
 
 def test_closing_a_client_and_ending_the_cluster_end_the_waits() -> None:

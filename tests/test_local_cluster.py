@@ -512,7 +512,7 @@ def test_a_wrong_configuration_or_context_is_refused_before_anything_starts() ->
     with pytest.raises(InvalidArgumentError, match="SparkContext"):
         PSMainClient("local[2]", small())  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="PSConfig"):
-        PSMainClient(None, {"num_servers": 2})  # type: ignore[arg-type]
+        PSMainClient(None, "2 servers")  # type: ignore[arg-type]
 
 
 def test_server_records_reach_other_processes_as_dicts(shared: PSMainClient) -> None:

@@ -1,8 +1,8 @@
 """Counts the tests whose results lie in a folder, and prints the closing lines of `make test`.
 
-Usage: count_tests.py RESULTS. There: <preset>/*.json by GoogleTest, fuzz.xml by ctest and pytest.xml
-by pytest, and an empty <stage>.failed for a stage that failed. A failed stage without a failed test (a crash, a build
-that broke) counts as one failure. Exits 1 when nothing ran, or anything failed.
+Usage: count_tests.py RESULTS. There: <preset>/*.json by GoogleTest, fuzz.xml by ctest, pytest.xml
+by pytest, and an empty <stage>.failed for a stage that failed. A failed stage without a failed test
+(a crash, a build that broke) counts as one failure. Exits 1 when nothing ran, or anything failed.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class PSMainClient:
 
     def __init__(self, spark_context: SparkContext | SparkSession | None, config: PSConfig) -> None:
         self.config = checked_config(config, "PSMainClient")
-        if config.placement == "external":
-            self.config.num_servers = len(config.server_addresses)
+        if self.config.placement == "external":
+            self.config.num_servers = len(self.config.server_addresses)
         self._context = _context_of(spark_context)
         self._placement = resolve_placement(self._context, self.config)
         uses_tls(self._context, self.config)  # raises where it cannot be as it would have to
