@@ -108,7 +108,9 @@ void ExportSchema(const Field& field, ArrowSchema* out) {
   out->private_data = held.release();
 }
 
-void ExportBatch(const Batch& batch, ArrowArray* out) { ExportArray(batch.array, batch.memory, out); }
+void ExportBatch(const Batch& batch, ArrowArray* out) {
+  ExportArray(batch.array, batch.memory, out);
+}
 
 void ExportStream(std::unique_ptr<BatchSource> source, ArrowArrayStream* out) {
   *out = {};
