@@ -26,8 +26,8 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DistributedTra
         _write_day(folder, f"2024-03-0{day}", seed=day)
     poisoned = folder / f"dt={POISONED}" / "part-2.parquet"
     table = pq.read_table(poisoned)
-    huge = np.full(table.num_rows, 3e38, np.float32)
-    pq.write_table(table.set_column(2, "price", [huge]), poisoned)
+    huge = np.full(table.num_rows, 3e38)  # a loss of a few times that is infinite in float32
+    pq.write_table(table.set_column(4, "w", [huge]), poisoned)
     with DistributedTrainer(None, _config(folder, num_workers=2, verbose=True)) as trainer:
         trainer.set_model_builder(_build)
         yield trainer
