@@ -30,15 +30,17 @@ CONFIG = PSConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def main() -> Iterator[PSMainClient]:
-    with PSMainClient(None, CONFIG) as cluster:
+@pytest.fixture(scope="module", params=["unix", "tls"])
+def main(request: pytest.FixtureRequest) -> Iterator[PSMainClient]:
+    by_tls = {"tls": "on", "transport": "tcp"}
+    config = CONFIG.replace(**by_tls) if request.param == "tls" else CONFIG
+    with PSMainClient(None, config) as cluster:
         yield cluster
 
 
 def plain(main: PSMainClient) -> str:
     servers = [info.to_dict() for info in main.get_server_info()]
-    return json.dumps({"servers": servers, "config": CONFIG.to_dict()}) + "\n"
+    return json.dumps({"servers": servers, "config": main.config.to_dict()}) + "\n"
 
 
 def run(script: str, line: str = "\n", *arguments: str) -> subprocess.Popen[str]:
@@ -194,7 +196,8 @@ def test_children_of_either_kind_are_clients_of_their_own(main: PSMainClient, me
     servers = json.loads(plain(main))["servers"]
     context = multiprocessing.get_context(method)
     children = [
-        context.Process(target=push_ones, args=(servers, CONFIG.to_dict(), first)) for _ in range(2)
+        context.Process(target=push_ones, args=(servers, main.config.to_dict(), first))
+        for _ in range(2)
     ]
     for child in children:
         child.start()

@@ -206,6 +206,24 @@ TEST_P(Frames, OversizeFrameIsRefusedBeforeItsPayloadComes) {
   EXPECT_EQ(connection->ReadFrame(In(10s)).status().code(), StatusCode::kDataCorruption);
 }
 
+TEST_P(Frames, ControlMessageOfTheLimitIsAwaitedAndOneByteMoreIsRefused) {
+  TestServer server;
+  auto announce = [&](ClientConnection* connection, std::size_t bytes) {
+    FrameHeader header = Request(MessageType::kControl, 1);
+    header.payload_bytes = header.raw_bytes = static_cast<std::uint32_t>(bytes);
+    std::array<std::byte, wire::kFrameHeaderBytes> head;
+    wire::EncodeHeader(header, head);
+    ASSERT_EQ(send(connection->fd(), head.data(), head.size(), MSG_NOSIGNAL), 48);
+  };
+  auto at_limit = server.Connect(GetParam());
+  auto beyond = server.Connect(GetParam());
+  announce(at_limit.get(), limits::kControlPayloadBytesMax);
+  announce(beyond.get(), limits::kControlPayloadBytesMax + 1);
+  EXPECT_EQ(beyond->ReadFrame(In(10s)).status().code(), StatusCode::kConnection);
+  EXPECT_EQ(server.listener->Stats().bad_frames_total, 1u);
+  EXPECT_EQ(server.listener->Stats().connections_open, 1u);
+}
+
 TEST_P(Frames, AnnouncedButUnsentPayloadsTakeNoMemory) {
   TestServer server;
   std::vector<std::unique_ptr<ClientConnection>> connections;
