@@ -10,8 +10,7 @@ All see the same rows, in turn, in one run, so that a noisy machine disturbs all
 * ours: `WorkerTrainer.train_partitions` on the file: read, shuffle, pull, step, push, metrics; the
   server is a process of its own, and has all rows from the start;
 * keras: `model.fit` with one `Embedding` layer per feature, fed from arrays in memory (it reads no
-  file), once, for it takes long. `fit` has one optimizer for all weights: Adagrad, as for our rows;
-  Adam would be slower;
+  file). `fit` has one optimizer for all weights: Adagrad, as for our rows; Adam would be slower;
 * usual: instead of keras, when features or ids are not the usual ones (8 of 200,000): ours with the
   usual ones, to be compared by looked-up row.
 
@@ -30,7 +29,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from bench.reporting import bar, cpu_seconds, share
+from bench.reporting import bar, cpu_seconds, multiple, share
 from bench.training_work import Work, parse
 from distributed_trainer import WorkerTrainer, WorkerTrainingResult
 from pyspark_ps import PSMainClient
@@ -102,10 +101,8 @@ def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[Seconds, d
     """({run: seconds of each round}, {run: (own, children's) CPU seconds of all rounds})."""
     seconds: Seconds = {name: [] for name in runs}
     cpu: dict[str, Any] = {name: np.zeros(2) for name in runs}
-    for number in range(rounds):
+    for _ in range(rounds):
         for name, run in runs.items():
-            if name == "keras" and number:
-                continue
             before = np.array(cpu_seconds())
             start = time.perf_counter()
             run()
@@ -125,22 +122,24 @@ def report(work: Work, seconds: Seconds, cpu: dict[str, Any], shares: dict[str, 
         )
     print("by stage:", ", ".join(f"{name[:-6]} {share:.1%}" for name, share in shares.items()))
     rate = work.rows / float(np.median(seconds["ours"]))
-    bar("against the bare compiled step", ratio(seconds, "bare"), "50 %", "75 %")
-    if "keras" in seconds:
-        times = seconds["keras"][0] / float(np.median(seconds["ours"]))
-        bar("against Keras `model.fit` with `Embedding` layers", f"{times:.1f}×", "3×", "6×")
-    if "usual" in seconds:
-        found = ratio(seconds, "usual", scale=work.features / Work.features)
-        bar("rows looked up a second, against 8 × 200,000 ids", found, "80 %", "95 %")
     waiting = f"{shares['ps_wait_share']:.1%}"
-    bar("share of time spent waiting for the server", waiting, "20 %", "5 %")
+    if "usual" in seconds:
+        found = share(ratios(seconds, "usual", scale=work.features / Work.features))
+        bar("rows looked up a second, against 8 × 200,000 ids", found, "80 %", "95 %")
+        bar("against the bare compiled step", share(ratios(seconds, "bare")))
+        bar("share of time spent waiting for the server", waiting)
+    else:
+        bar("against the bare compiled step", share(ratios(seconds, "bare")), "50 %", "75 %")
+        times = multiple(ratios(seconds, "keras"))
+        bar("against Keras `model.fit` with `Embedding` layers", times, "3x", "6x")
+        bar("share of time spent waiting for the server", waiting, "20 %", "5 %")
     print(f"{rate:,.0f} samples/s, {rate * work.features:,.0f} rows looked up a second")
 
 
-def ratio(seconds: Seconds, other: str, scale: float = 1.0) -> str:
-    """Speed against another's, median of pairs, with the range."""
+def ratios(seconds: Seconds, other: str, scale: float = 1.0) -> list[float]:
+    """Speed against another's, pair by pair."""
     pairs = zip(seconds[other], seconds["ours"], strict=True)
-    return share([scale * theirs / ours for theirs, ours in pairs])
+    return [scale * theirs / ours for theirs, ours in pairs]
 
 
 def main() -> None:
