@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from bench import curves
+from bench.peers import environments
 from bench.peers.passes import Contestant, ContestantFailed, in_turns
 
 ROOT = Path(__file__).parents[1]
@@ -95,3 +96,8 @@ def test_contestants_take_turns_and_the_first_round_is_not_counted() -> None:
 def test_a_contestant_that_cannot_start_says_why() -> None:
     with pytest.raises(ContestantFailed, match="no such peer here"):
         Contestant(sys.executable, "-c", "raise SystemExit('no such peer here')")
+
+
+def test_a_peer_that_cannot_be_installed_is_missing_and_says_why() -> None:
+    with pytest.raises(environments.PeerMissing, match=r"No matching distribution.*gone==1\.0"):
+        environments.run(sys.executable, "-m", "pip", "install", "--no-index", "gone==1.0")

@@ -30,8 +30,8 @@ def interpreter(name: str) -> Path:
     stamp = folder / "requirements.txt"
     if not stamp.exists() or stamp.read_text() != requirements.read_text():
         print(f"making {folder.relative_to(ROOT)}", flush=True)
-        _run(sys.executable, "-m", "venv", "--clear", str(folder))
-        _run(
+        run(sys.executable, "-m", "venv", "--clear", str(folder))
+        run(
             str(folder / "bin" / "python"),
             *("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "install"),
             *("--requirement", str(requirements)),
@@ -52,7 +52,8 @@ def _told(name: str) -> str:
         return f"{name} cannot be installed here: {error}"
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
+    """Raises PeerMissing with the last lines that a failed command said."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
