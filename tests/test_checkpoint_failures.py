@@ -20,7 +20,7 @@ from pyspark_ps.client import checkpoints
 from pyspark_ps.errors import ClosedError, PSConnectionError, PSError, PSTimeoutError, StorageError
 from pyspark_ps.storage import CheckpointManager
 from tests.checkpoint_driver import EXIT_SAVE_FAILED
-from tests.test_local_cluster import pids_of
+from tests.processes import pids_of
 
 HERE = Path(__file__).parent
 IDS = np.arange(100)

@@ -27,7 +27,7 @@ from distributed_trainer import (
 )
 from pyspark_ps import ConfigurationError, PSConfig
 from pyspark_ps.tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
-from tests.test_local_cluster import pids_of
+from tests.processes import pids_of
 from tests.test_training_over_servers import _build, _config, _write_day
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
