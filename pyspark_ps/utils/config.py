@@ -131,8 +131,8 @@ class PSConfig(ConfigBase):
         weight_replicas: servers that hold each dense tensor; copies come later, so the default
             acts as one.
         driver_silence_seconds: a server that hears nothing of its driver for so long ends; a host
-            that is not heard at all for so long (power, network) is given up by whoever has a TCP
-            connection to it.
+            that is not heard at all for so long, at least 30 s (power, network), is given up by
+            whoever has a TCP connection to it.
         metrics_port: first TCP port to try for the Prometheus endpoint of server 0, server 1 begins
             one higher, and so on; a taken one moves on to the next free one, and
             `ServerInfo.metadata["metrics_port"]` tells the real one. 0 = ephemeral, None = none.

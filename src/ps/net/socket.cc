@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "ps/base/limits.h"
 #include "ps/net/fork_guard.h"
 
 namespace ps::net {
@@ -85,7 +86,9 @@ void TuneStreamSocket(int fd, bool is_unix, int peer_silence_ms) {
 }
 
 int PeerSilenceMs(double seconds) {
-  return static_cast<int>(std::clamp(seconds * 1e3, 1.0, static_cast<double>(INT_MAX)));
+  // TCP_USER_TIMEOUT also ends connections to peers that live, but take nothing for so long.
+  const double least = limits::kStallTimeoutMs;
+  return static_cast<int>(std::clamp(seconds * 1e3, least, static_cast<double>(INT_MAX)));
 }
 
 std::string PeerAddress(int fd) {

@@ -46,7 +46,7 @@ inline constexpr int kPeerSilenceMs = 60'000;
 // lets both sides copy at once.
 void TuneStreamSocket(int fd, bool is_unix, int peer_silence_ms = kPeerSilenceMs);
 
-// `seconds` as peer_silence_ms: bounded by what an int holds.
+// `seconds` as peer_silence_ms, but never less than a slow peer is allowed (kStallTimeoutMs).
 int PeerSilenceMs(double seconds);
 
 // "address:port" of a connected socket's other end; "unix" of a Unix socket, "unknown" when it is
