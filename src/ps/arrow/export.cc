@@ -80,7 +80,7 @@ int GetNext(ArrowArrayStream* stream, ArrowArray* out) {
       return EIO;
     }
     *out = {};  // released: the end
-    if (batch->has_value()) ExportBatch(std::move(**batch), out);
+    if (batch->has_value()) ExportBatch(**batch, out);
     return 0;
   } catch (const std::bad_alloc&) {  // must not pass through C
     held.error = "out of memory";
