@@ -36,6 +36,10 @@ inline constexpr std::int64_t kRequestsPerConnectionMax = 1'024;
 inline constexpr std::uint64_t kRequestsPerServerMax = 65'536;
 // Replies that wait for one connection's socket; the connection is not read on beyond.
 inline constexpr std::size_t kUnsentBytesPerConnectionMax = 512u << 20;
+// Memory shared with the peer of one Unix socket, and with all of them; rows beyond go through
+// sockets.
+inline constexpr std::size_t kSharedMemoryBytes = 16u << 20;
+inline constexpr std::size_t kSharedMemoryBytesTotal = 1u << 30;
 // A peer that is amid a request, or takes no replies, and moves no byte for so long is closed.
 inline constexpr int kStallTimeoutMs = 30'000;
 

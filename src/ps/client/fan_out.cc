@@ -118,7 +118,10 @@ struct PollSet {
 
 void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
   std::deque<Conversation> conversations;
-  for (Exchange& exchange : exchanges) conversations.emplace_back(&exchange, options);
+  for (Exchange& exchange : exchanges) {
+    PlaceSharedRows(exchange.request, exchange.link->connection->shared_memory().size());
+    conversations.emplace_back(&exchange, options);
+  }
   for (Conversation& conversation : conversations) conversation.Write();
 
   PollSet polled;

@@ -11,8 +11,13 @@ namespace {
 constexpr std::size_t kPartsPerWriteMax = 64;
 constexpr std::array<std::byte, 8> kPadding{};
 
+bool IsShared(const Section& section) {
+  return section.head.kind == wire::SectionKind::kRows &&
+         (section.head.flags & wire::kSharedRows) != 0;
+}
+
 bool NeedsGather(const Section& section) {
-  if (section.values == nullptr || section.batch == nullptr) return false;
+  if (section.values == nullptr || section.batch == nullptr || IsShared(section)) return false;
   std::size_t last = section.first + section.head.count;
   return !section.batch->is_run(section.first, last - 1) ||
          !section.batch->RepeatsOf(section.first, last).empty();
@@ -90,6 +95,12 @@ void FrameWriter::AppendSection(const Section& section, std::size_t rows_at) {
   if (section.batch != nullptr) {
     Append(section.batch->keys().data() + section.first, head.count * sizeof(Key));
     if (section.values == nullptr) return;
+    if (IsShared(section)) {
+      std::byte* rows = connection_->shared_memory().data() + head.version;
+      section.batch->GatherSums(section.values, head.dim, section.first, section.first + head.count,
+                                reinterpret_cast<float*>(rows));
+      return;
+    }
     floats = RowFloats(section);
     if (NeedsGather(section)) {
       float* rows = buffers_->rows.data() + rows_at;

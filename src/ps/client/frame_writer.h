@@ -23,7 +23,8 @@ struct WriteBuffers {
 
 // Sends the frames of one request over one connection, a frame at a time, as far as the socket
 // takes them. Keys, gradients and chunks leave straight from where they lie; only gradient rows
-// that are strewn over the caller's array, or repeat, are gathered, one frame's worth.
+// that are strewn over the caller's array, or repeat, are gathered, one frame's worth. Those with a
+// place in shared memory are written there, frame by frame.
 class FrameWriter {
  public:
   // All must outlive the writer. Payloads over Unix sockets carry neither checksum nor compression.

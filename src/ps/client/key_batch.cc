@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "ps/base/hash.h"
+#include "ps/client/copy_run.h"
 
 namespace ps::client {
 namespace {
@@ -140,8 +141,12 @@ void KeyBatch::CopyRepeats(float* out, std::size_t dim) const {
 
 void KeyBatch::GatherSums(const float* rows, std::size_t dim, std::size_t first, std::size_t last,
                           float* out) const {
-  for (std::size_t j = first; j < last; ++j) {
-    std::memcpy(out + (j - first) * dim, rows + source(j) * dim, dim * sizeof(float));
+  if (first < last && is_run(first, last - 1)) {
+    CopyRun(out, rows + source(first) * dim, (last - first) * dim * sizeof(float));
+  } else {
+    for (std::size_t j = first; j < last; ++j) {
+      std::memcpy(out + (j - first) * dim, rows + source(j) * dim, dim * sizeof(float));
+    }
   }
   for (const Repeat& repeat : RepeatsOf(first, last)) {
     float* sum = out + (repeat.rank - first) * dim;

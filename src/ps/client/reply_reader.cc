@@ -115,7 +115,7 @@ Status ReplyReader::BeginPayload() {
       return DataCorruption("reply part " + std::to_string(header_.sequence) +
                             " is unknown or came twice");
     }
-    buffers_->sink.Start(request_->frame(header_.sequence));
+    buffers_->sink.Start(request_->frame(header_.sequence), connection_->shared_memory());
     if ((header_.flags & (wire::kLz4 | wire::kZstd)) == 0) state_ = State::kPart;
   }
   if (payload_left_ == 0) return state_ == State::kPart ? EndPart() : EndPayload();

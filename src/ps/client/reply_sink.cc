@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ps/client/copy_run.h"
+
 namespace ps::client {
 namespace {
 
@@ -19,8 +21,9 @@ Status Mismatch(const wire::SectionHead& asked, const wire::SectionHead& got) {
 
 }  // namespace
 
-void ReplySink::Start(std::span<const Section> sections) {
+void ReplySink::Start(std::span<const Section> sections, std::span<const std::byte> shared) {
   sections_ = sections;
+  shared_ = shared;
   section_ = 0;
   Begin(Step::kHead, head_, sizeof(head_));
 }
@@ -42,7 +45,7 @@ Status ReplySink::Advance(std::size_t bytes) {
     case Step::kHead:
       return OpenSection();
     case Step::kStrewnRows:
-      ScatterRows();
+      ScatterRows(strewn_.data(), block_rows_);
       if (row_ < section.head.count) {
         BeginStrewnRows();
         return Status::Ok();
@@ -69,7 +72,14 @@ Status ReplySink::OpenSection() {
   if (got.kind != asked.kind || got.id != asked.id) return Mismatch(asked, got);
 
   if (asked.kind == wire::SectionKind::kRows) {
-    if (got.count != asked.count || got.dim != asked.dim) return Mismatch(asked, got);
+    if (got.count != asked.count || got.dim != asked.dim || got.version != asked.version ||
+        ((got.flags ^ asked.flags) & wire::kSharedRows) != 0) {
+      return Mismatch(asked, got);
+    }
+    if ((got.flags & wire::kSharedRows) != 0) {
+      TakeSharedRows();
+      return Status::Ok();
+    }
     std::size_t last = section.first + asked.count - 1;
     if (section.batch->is_run(section.first, last)) {
       Begin(Step::kRows, section.out + section.batch->source(section.first) * asked.dim,
@@ -105,14 +115,29 @@ void ReplySink::BeginStrewnRows() {
   Begin(Step::kStrewnRows, strewn_.data(), floats * sizeof(float));
 }
 
-void ReplySink::ScatterRows() {
+// The next `count` rows of the section.
+void ReplySink::ScatterRows(const float* rows, std::size_t count) {
   const Section& section = sections_[section_];
   const std::size_t dim = section.head.dim;
-  for (std::size_t i = 0; i < block_rows_; ++i) {
-    std::memcpy(section.out + section.batch->source(section.first + row_ + i) * dim,
-                strewn_.data() + i * dim, dim * sizeof(float));
+  for (std::size_t i = 0; i < count; ++i) {
+    std::memcpy(section.out + section.batch->source(section.first + row_ + i) * dim, rows + i * dim,
+                dim * sizeof(float));
   }
-  row_ += block_rows_;
+  row_ += count;
+}
+
+void ReplySink::TakeSharedRows() {
+  const Section& section = sections_[section_];
+  const wire::SectionHead& head = section.head;
+  const auto* rows = reinterpret_cast<const float*>(shared_.data() + head.version);
+  if (section.batch->is_run(section.first, section.first + head.count - 1)) {
+    CopyRun(section.out + section.batch->source(section.first) * head.dim, rows,
+            std::size_t{head.count} * head.dim * sizeof(float));
+  } else {
+    row_ = 0;
+    ScatterRows(rows, head.count);
+  }
+  BeginPadding(0);
 }
 
 // Bodies are padded to 8 bytes. Without padding the section is over.

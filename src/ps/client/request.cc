@@ -10,12 +10,30 @@ namespace {
 // The larger of a section's share of the request frame and of its reply.
 std::size_t RowBytes(std::uint32_t dim) { return sizeof(Key) + dim * sizeof(float); }
 constexpr std::size_t kPaddingBytesMax = 8;
+// Fewer come sooner with the frame that they belong to.
+constexpr std::size_t kSharedRowsBytesMin = 16'384;
 
 }  // namespace
 
 std::span<const Section> ServerRequest::frame(std::size_t k) const {
   std::size_t first = k == 0 ? 0 : frame_ends[k - 1];
   return std::span(sections).subspan(first, frame_ends[k] - first);
+}
+
+void PlaceSharedRows(ServerRequest* request, std::size_t shared_bytes) {
+  std::size_t used = 0;
+  for (Section& section : request->sections) {
+    wire::SectionHead& head = section.head;
+    if (head.kind != wire::SectionKind::kRows) continue;
+    head.flags &= static_cast<std::uint16_t>(~wire::kSharedRows);
+    head.version = 0;
+    const std::size_t bytes = std::size_t{head.count} * head.dim * sizeof(float);
+    if (bytes < kSharedRowsBytesMin || shared_bytes - used < bytes) continue;
+    head.flags |= wire::kSharedRows;
+    head.version = used;
+    const std::size_t end = used + bytes + wire::kSharedRowsAlignment - 1;
+    used = std::min(end - end % wire::kSharedRowsAlignment, shared_bytes);
+  }
 }
 
 RequestBuilder::RequestBuilder(ServerRequest* request, FrameLimits limits)

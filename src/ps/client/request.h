@@ -48,6 +48,11 @@ struct ServerRequest {
   std::span<const Section> frame(std::size_t k) const;
 };
 
+// Gives the rows of large sections places in memory shared with the server, as long as there are
+// some of its `shared_bytes` left; all others go through the socket. Before each attempt: another
+// connection may have none.
+void PlaceSharedRows(ServerRequest* request, std::size_t shared_bytes);
+
 // Frames are cut at about this size although they may be larger: a server works on one frame while
 // the next is on the wire, in memory that is still in a core's cache.
 inline constexpr std::size_t kFrameBytesAimed = 262'144;

@@ -117,7 +117,7 @@ void Acceptor::Deal(Fd fd, std::unique_ptr<Stream> stream, bool over_unix) {
     return;
   }
   ++dealt_;
-  WriteHandshakeFrame(stream.get(), over_unix, wire::MessageType::kWelcome, {});
+  WriteWelcome(stream.get(), fd.get(), over_unix, connection->OfferSharedMemory());
   asio::post(context, [connection, fd = std::move(fd), stream = std::move(stream)]() mutable {
     connection->Start(std::move(fd), std::move(stream));
   });

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "ps/net/resolve.h"
+#include "ps/net/shared_memory.h"
 #include "ps/net/socket.h"
 #include "ps/net/tls_stream.h"
 #include "ps/wire/messages.h"
@@ -109,6 +110,7 @@ struct ClientConnection::Impl {
   Fd fd;
   std::unique_ptr<Stream> stream;
   bool over_unix = false;
+  SharedMemory shared_memory;
   wire::Identity peer;
   Endpoint endpoint;
   std::string name;  // for messages: "server 3 at host:port"
@@ -130,6 +132,7 @@ struct ClientConnection::Impl {
 
   std::size_t TakeAhead(std::span<std::byte> out);
   Status FillAhead(std::size_t bytes_min, SteadyTime deadline);
+  Status TakeSharedMemory(SteadyTime deadline);
   Status WriteAll(SteadyTime deadline);
   Status ReadAll(std::span<std::byte> out, SteadyTime deadline);
   Status FinishPayload();
@@ -158,6 +161,17 @@ Status ClientConnection::Impl::FillAhead(std::size_t bytes_min, SteadyTime deadl
     ahead_end += *got;
     bytes_received += *got;
   }
+  return Status::Ok();
+}
+
+// Before the welcome is read. Without it rows go through the socket.
+Status ClientConnection::Impl::TakeSharedMemory(SteadyTime deadline) {
+  PS_RETURN_IF_ERROR(
+      WaitUntilReady(fd.get(), POLLIN, deadline, "waiting for a reply", is_interrupted));
+  std::optional<Fd> descriptor = PeekDescriptor(fd.get());
+  if (!descriptor) return Status::Ok();
+  auto memory = SharedMemory::Map(std::move(*descriptor), limits::kSharedMemoryBytes);
+  if (memory.ok()) shared_memory = std::move(memory).value();
   return Status::Ok();
 }
 
@@ -266,8 +280,9 @@ Result<std::unique_ptr<Stream>> OpenStream(int fd, bool over_unix, const Connect
   }
 }
 
-Result<wire::Identity> ShakeHands(ClientConnection* connection, const ConnectOptions& options,
-                                  SteadyTime deadline) {
+// All of the handshake but the welcome that ends it.
+Result<wire::Identity> Introduce(ClientConnection* connection, const ConnectOptions& options,
+                                 SteadyTime deadline) {
   PS_ASSIGN_OR_RETURN(wire::Nonce nonce, wire::RandomNonce());
   PS_RETURN_IF_ERROR(
       SendHandshake(connection, MessageType::kHello, wire::EncodeHello({nonce}), deadline));
@@ -284,7 +299,6 @@ Result<wire::Identity> ShakeHands(ClientConnection* connection, const ConnectOpt
   wire::Proof answer{wire::ClientProof(options.secret, nonce, challenge.nonce, challenge.identity)};
   PS_RETURN_IF_ERROR(
       SendHandshake(connection, MessageType::kProof, wire::EncodeProof(answer), deadline));
-  PS_ASSIGN_OR_RETURN(payload, ReadHandshake(connection, MessageType::kWelcome, deadline));
   return challenge.identity;
 }
 
@@ -337,13 +351,21 @@ Result<std::unique_ptr<ClientConnection>> ClientConnection::ConnectOver(
 
   std::string name = std::exchange(impl->name, "");
   std::unique_ptr<ClientConnection> connection(new ClientConnection(std::move(impl)));
-  auto identity = ShakeHands(connection.get(), options, deadline);
+  auto identity = connection->ShakeHands(options, deadline);
   if (!identity.ok()) return Named(identity.status(), name);
   connection->impl_->name = std::move(name);
   connection->impl_->peer = *identity;
   connection->impl_->payload_bytes_max = options.payload_bytes_max;
   connection->impl_->compression = options.compression;
   return connection;
+}
+
+Result<wire::Identity> ClientConnection::ShakeHands(const ConnectOptions& options,
+                                                    SteadyTime deadline) {
+  PS_ASSIGN_OR_RETURN(wire::Identity identity, Introduce(this, options, deadline));
+  if (impl_->over_unix) PS_RETURN_IF_ERROR(impl_->TakeSharedMemory(deadline));
+  PS_RETURN_IF_ERROR(ReadHandshake(this, MessageType::kWelcome, deadline).status());
+  return identity;
 }
 
 Result<std::unique_ptr<ClientConnection>> ClientConnection::Connect(const ConnectOptions& options,
@@ -366,6 +388,9 @@ ClientConnection::~ClientConnection() = default;
 
 int ClientConnection::fd() const { return impl_->fd.get(); }
 bool ClientConnection::over_unix() const { return impl_->over_unix; }
+std::span<std::byte> ClientConnection::shared_memory() const {
+  return impl_->shared_memory.bytes();
+}
 const wire::Identity& ClientConnection::peer() const { return impl_->peer; }
 const Endpoint& ClientConnection::endpoint() const { return impl_->endpoint; }
 std::uint64_t ClientConnection::NextRequestId() { return ++impl_->last_request_id; }

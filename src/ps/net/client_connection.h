@@ -51,6 +51,8 @@ class ClientConnection {
 
   int fd() const;
   bool over_unix() const;  // then payload checksums are left out
+  // What the server sees as well (shared_memory.h); may be empty, is over TCP.
+  std::span<std::byte> shared_memory() const;
   const wire::Identity& peer() const;
   const Endpoint& endpoint() const;
   std::uint64_t NextRequestId();
@@ -93,6 +95,7 @@ class ClientConnection {
   explicit ClientConnection(std::unique_ptr<Impl> impl);
   static Result<std::unique_ptr<ClientConnection>> ConnectOver(const ConnectOptions& options,
                                                                bool over_unix, SteadyTime deadline);
+  Result<wire::Identity> ShakeHands(const ConnectOptions& options, SteadyTime deadline);
   Status WithName(const Status& status) const;  // the peer's name put before the message
   std::unique_ptr<Impl> impl_;
 };

@@ -62,6 +62,9 @@ class ServerConnection : public std::enable_shared_from_this<ServerConnection> {
   virtual std::uint64_t id() const = 0;
   // "address:port", or "unix"; for messages.
   virtual const std::string& peer() const = 0;
+  // What the peer sees as well; empty over TCP, and where there is none to spare. Its peer may
+  // change it at any time. Lives as long as this object.
+  virtual std::span<std::byte> shared_memory() const = 0;
 };
 using ConnectionPtr = std::shared_ptr<ServerConnection>;
 
@@ -89,6 +92,8 @@ struct ListenerOptions {
   std::size_t connections_max = limits::kConnectionsPerServerMax;
   // Replies waiting on one connection; beyond: not read on.
   std::size_t unsent_bytes_max = limits::kUnsentBytesPerConnectionMax;
+  // Shared with the peer of each Unix socket, kSharedMemoryBytesTotal at most with all; 0 = none.
+  std::size_t shared_memory_bytes = limits::kSharedMemoryBytes;
   // Requests of one connection without an answer; beyond: not read on.
   std::int64_t unanswered_max = limits::kRequestsPerConnectionMax;
   // A peer that is amid a request, or takes no replies, and moves no byte for so long is closed.

@@ -27,6 +27,7 @@ class ListenerCore {
   std::atomic<std::uint64_t> authentication_failures_total{0};
   std::atomic<std::uint64_t> bad_frames_total{0};
   std::atomic<std::uint64_t> stalled_total{0};
+  std::atomic<std::size_t> shared_memory_bytes{0};  // of all connections
   alignas(64) std::atomic<std::uint64_t> bytes_received_total{0};
   alignas(64) std::atomic<std::uint64_t> bytes_sent_total{0};
 

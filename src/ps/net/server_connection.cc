@@ -91,12 +91,30 @@ Connection::Connection(std::shared_ptr<ListenerCore> core, asio::io_context& con
       ahead_(new std::byte[kReadAheadBytes]),
       outbox_(&core_->bytes_sent_total) {}
 
+Connection::~Connection() { core_->shared_memory_bytes.fetch_sub(shared_memory_.bytes().size()); }
+
+int Connection::OfferSharedMemory() {
+  const std::size_t bytes = core_->options.shared_memory_bytes;
+  if (!over_unix_ || bytes == 0) return -1;
+  const std::size_t before = core_->shared_memory_bytes.fetch_add(bytes);
+  Result<SharedMemory> memory = before + bytes <= limits::kSharedMemoryBytesTotal
+                                    ? SharedMemory::Create(bytes)
+                                    : ResourceExhausted("all is shared");
+  if (!memory.ok()) {
+    core_->shared_memory_bytes.fetch_sub(bytes);
+    return -1;
+  }
+  shared_memory_ = std::move(memory).value();
+  return shared_memory_.descriptor();
+}
+
 std::shared_ptr<Connection> Connection::Self() {
   return std::static_pointer_cast<Connection>(shared_from_this());
 }
 
 void Connection::Start(Fd fd, std::unique_ptr<Stream> stream) {
   if (!open_) return;
+  shared_memory_.CloseDescriptor();
   stream_ = std::move(stream);
   socket_ = std::make_unique<StreamSocket>(context_);
   asio::error_code error;

@@ -10,6 +10,7 @@
 #include "ps/net/listener.h"
 #include "ps/net/listener_core.h"
 #include "ps/net/outbox.h"
+#include "ps/net/shared_memory.h"
 #include "ps/net/stream.h"
 
 namespace ps::net {
@@ -39,7 +40,10 @@ class Connection final : public ServerConnection {
  public:
   Connection(std::shared_ptr<ListenerCore> core, asio::io_context& context, int context_index,
              std::uint64_t id, bool over_unix, std::string peer);
+  ~Connection() override;
 
+  // Before Start. The memory's descriptor, for the peer's welcome; -1 when there is none to share.
+  int OfferSharedMemory();
   // Takes over an open socket and its stream and begins to read. On the context's thread.
   void Start(Fd fd, std::unique_ptr<Stream> stream);
   // Closes from another thread while the context does not run; no OnClose.
@@ -57,6 +61,7 @@ class Connection final : public ServerConnection {
   int context_index() const override { return context_index_; }
   std::uint64_t id() const override { return id_; }
   const std::string& peer() const override { return peer_; }
+  std::span<std::byte> shared_memory() const override { return shared_memory_.bytes(); }
 
  private:
   std::shared_ptr<Connection> Self();
@@ -90,6 +95,7 @@ class Connection final : public ServerConnection {
   // Gone as soon as the connection is closed: a handle kept by others may outlive the context.
   std::unique_ptr<StreamSocket> socket_;
   std::unique_ptr<Stream> stream_;
+  SharedMemory shared_memory_;
 
   // Reading.
   std::unique_ptr<std::byte[]> ahead_;

@@ -153,8 +153,11 @@ void ServerHandshake::Finish(bool authenticated) {
   done(shared_from_this(), std::move(fd), std::move(stream));
 }
 
-bool WriteHandshakeFrame(Stream* stream, bool over_unix, MessageType type,
-                         std::span<const std::byte> payload) {
+namespace {
+
+using Head = std::array<std::byte, wire::kFrameHeaderBytes>;
+
+Head HeadOf(bool over_unix, MessageType type, std::span<const std::byte> payload) {
   FrameHeader header;
   header.type = type;
   header.payload_bytes = header.raw_bytes = static_cast<std::uint32_t>(payload.size());
@@ -162,12 +165,25 @@ bool WriteHandshakeFrame(Stream* stream, bool over_unix, MessageType type,
     header.flags = wire::kChecksummed;
     header.payload_checksum = wire::PayloadChecksum(payload);
   }
-  std::array<std::byte, wire::kFrameHeaderBytes> head;
+  Head head;
   wire::EncodeHeader(header, head);
+  return head;
+}
+
+}  // namespace
+
+bool WriteHandshakeFrame(Stream* stream, bool over_unix, MessageType type,
+                         std::span<const std::byte> payload) {
+  Head head = HeadOf(over_unix, type, payload);
   iovec parts[2] = {{head.data(), head.size()},
                     {const_cast<std::byte*>(payload.data()), payload.size()}};
   auto sent = stream->WriteSome(std::span(parts, payload.empty() ? 1 : 2));
   return sent.ok() && *sent == head.size() + payload.size();
+}
+
+bool WriteWelcome(Stream* stream, int socket, bool over_unix, int descriptor) {
+  if (descriptor < 0) return WriteHandshakeFrame(stream, over_unix, MessageType::kWelcome, {});
+  return SendWithDescriptor(socket, HeadOf(over_unix, MessageType::kWelcome, {}), descriptor);
 }
 
 }  // namespace ps::net

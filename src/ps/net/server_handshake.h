@@ -54,5 +54,7 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
 // Writes one frame to a fresh socket, which has room for it. False when it does not take it whole.
 bool WriteHandshakeFrame(Stream* stream, bool over_unix, wire::MessageType type,
                          std::span<const std::byte> payload);
+// The frame that ends a handshake, with a descriptor where it is not -1.
+bool WriteWelcome(Stream* stream, int socket, bool over_unix, int descriptor);
 
 }  // namespace ps::net

@@ -32,7 +32,7 @@ class Pull final : public DataRequest {
  private:
   SectionHead ReplyHead(const SectionPlan& section) const {
     SectionHead head = section.view.head;
-    head.flags = 0;
+    head.flags &= wire::kSharedRows;
     if (head.kind != SectionKind::kRows) {
       head.count =
           section.unchanged ? 0 : definition().cluster.tensors[head.id].chunk_floats(head.chunk);
@@ -73,7 +73,8 @@ class Pull final : public DataRequest {
     if (head.kind == SectionKind::kRows) {
       SectionPlan::Part part = section.PartOf(shard.index());
       bool create = (head.flags & wire::kCreateMissing) != 0;
-      shard.table(head.id).Gather(part.keys, part.positions, create, reserved, values);
+      shard.table(head.id).Gather(part.keys, part.positions, create, reserved,
+                                  section.shared_rows != nullptr ? section.shared_rows : values);
       return;
     }
     store::WeightStore::View chunk = shard.weights().Get({head.id, head.chunk});
@@ -125,9 +126,9 @@ class Pull final : public DataRequest {
 
 bool ServePull(RequestPtr request, DefinitionPtr definition, DataRequest::Release release) {
   Core& core = *request->core;
-  Result<std::unique_ptr<RequestPlan>> plan =
-      PlanRequest(MessageType::kPull, request->frames, *definition,
-                  static_cast<int>(core.shards.size()), PayloadBytesMax(core.options));
+  Result<std::unique_ptr<RequestPlan>> plan = PlanRequest(
+      MessageType::kPull, request->frames, *definition, static_cast<int>(core.shards.size()),
+      PayloadBytesMax(core.options), request->connection->shared_memory());
   if (!plan.ok()) {
     request->Fail(plan.status());
     return true;

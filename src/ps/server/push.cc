@@ -67,9 +67,9 @@ bool ServePush(RequestPtr request, DefinitionPtr definition, DataRequest::Releas
     request->ReplyPush();
     return true;
   }
-  Result<std::unique_ptr<RequestPlan>> plan =
-      PlanRequest(MessageType::kPush, request->frames, *definition,
-                  static_cast<int>(core.shards.size()), /*reply_bytes_max=*/0);
+  Result<std::unique_ptr<RequestPlan>> plan = PlanRequest(
+      MessageType::kPush, request->frames, *definition, static_cast<int>(core.shards.size()),
+      /*reply_bytes_max=*/0, request->connection->shared_memory());
   if (!plan.ok()) {
     core.ledger.Abort(request->stream, request->sequence, plan.status());
     request->Fail(plan.status());

@@ -20,11 +20,12 @@ constexpr std::size_t kRowOverheadBytes = 80;
 class Planner {
  public:
   Planner(MessageType type, const ServingDefinition& definition, int shard_count,
-          std::size_t reply_bytes_max)
+          std::size_t reply_bytes_max, std::span<std::byte> shared)
       : type_(type),
         definition_(definition),
         shard_count_(shard_count),
         reply_bytes_max_(reply_bytes_max),
+        shared_(shared),
         plan_(std::make_unique<RequestPlan>()) {
     plan_->new_rows_max.resize(shard_count);
     plan_->work_bytes.resize(shard_count);
@@ -63,6 +64,7 @@ class Planner {
                              std::to_string(tables[head.id].dim) + ", the request says " +
                              std::to_string(head.dim));
     }
+    PS_RETURN_IF_ERROR(FindSharedRows(section));
     PS_RETURN_IF_ERROR(SplitByShard(section));
     bool creates = type_ == MessageType::kPush || (head.flags & wire::kCreateMissing) != 0;
     const std::size_t row_bytes = kRowOverheadBytes + head.dim * sizeof(float);
@@ -70,6 +72,24 @@ class Planner {
       std::size_t keys = section->PartOf(shard).keys.size();
       plan_->work_bytes[shard] += keys * row_bytes;
       if (creates) plan_->new_rows_max[shard] += keys;
+    }
+    return Status::Ok();
+  }
+
+  Status FindSharedRows(SectionPlan* section) {
+    const SectionHead& head = section->view.head;
+    if ((head.flags & wire::kSharedRows) == 0) return Status::Ok();
+    const std::size_t floats = std::size_t{head.count} * head.dim;
+    const std::size_t begin = std::min<std::size_t>(head.version, shared_.size());
+    if ((shared_.size() - begin) / sizeof(float) < floats) {
+      return InvalidArgument("rows at byte " + std::to_string(head.version) + " of " +
+                             std::to_string(shared_.size()) + " bytes of shared memory");
+    }
+    auto* rows = reinterpret_cast<float*>(shared_.data() + begin);
+    if (type_ == MessageType::kPull) {
+      section->shared_rows = rows;
+    } else {
+      section->view.floats = {rows, floats};
     }
     return Status::Ok();
   }
@@ -180,6 +200,7 @@ class Planner {
   const ServingDefinition& definition_;
   const int shard_count_;
   const std::size_t reply_bytes_max_;
+  const std::span<std::byte> shared_;
   std::unique_ptr<RequestPlan> plan_;
   std::vector<std::uint16_t> shard_of_;
 };
@@ -200,8 +221,9 @@ std::uint64_t RequestPlan::new_rows_max_total() const {
 Result<std::unique_ptr<RequestPlan>> PlanRequest(MessageType type,
                                                  std::span<const net::Frame> frames,
                                                  const ServingDefinition& definition,
-                                                 int shard_count, std::size_t reply_bytes_max) {
-  Planner planner(type, definition, shard_count, reply_bytes_max);
+                                                 int shard_count, std::size_t reply_bytes_max,
+                                                 std::span<std::byte> shared) {
+  Planner planner(type, definition, shard_count, reply_bytes_max, shared);
   for (const net::Frame& frame : frames) PS_RETURN_IF_ERROR(planner.AddFrame(frame));
   return planner.Take();
 }

@@ -25,6 +25,7 @@ struct SectionPlan {
   std::vector<std::uint32_t> begin;
 
   std::size_t reply_offset = 0;  // pull: of its head in the reply
+  float* shared_rows = nullptr;  // pull: where the rows go instead of behind that head
   bool unchanged = false;        // pull of a chunk: the client has this version
 
   struct Part {
@@ -55,10 +56,12 @@ struct RequestPlan {
 
 // Checks everything that can be wrong with a request before any of it runs: sections, tables, dims,
 // whether keys and chunks are this server's, chunk sizes, whether chunks have values. The message
-// names section and value. `reply_bytes_max`: of one part of a pull's reply.
+// names section and value. `reply_bytes_max`: of one part of a pull's reply. `shared`: memory that
+// sections may refer to; it outlives the plan.
 Result<std::unique_ptr<RequestPlan>> PlanRequest(wire::MessageType type,
                                                  std::span<const net::Frame> frames,
                                                  const ServingDefinition& definition,
-                                                 int shard_count, std::size_t reply_bytes_max);
+                                                 int shard_count, std::size_t reply_bytes_max,
+                                                 std::span<std::byte> shared);
 
 }  // namespace ps::server

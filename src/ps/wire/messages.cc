@@ -39,13 +39,14 @@ std::uint64_t FloatsOf(const SectionHead& head) {
 
 BodyShape ShapeOf(MessageType type, const SectionHead& head) {
   bool rows = head.kind == SectionKind::kRows;
+  std::uint64_t floats = !rows ? head.count : (head.flags & kSharedRows) != 0 ? 0 : FloatsOf(head);
   switch (type) {
     case MessageType::kPull:
       return {rows ? head.count : 0u, 0};
     case MessageType::kPullReply:
-      return {0, rows ? FloatsOf(head) : head.count};
+      return {0, floats};
     case MessageType::kPush:
-      return {rows ? head.count : 0u, rows ? FloatsOf(head) : head.count};
+      return {rows ? head.count : 0u, floats};
     default:
       return {};
   }
@@ -63,8 +64,11 @@ Status Bad(const SectionHead& head, std::size_t number, const std::string& what)
 }
 
 Status CheckRowsHead(const SectionHead& head, std::size_t number) {
-  if ((head.flags & ~kCreateMissing) != 0) {
+  if ((head.flags & ~(kCreateMissing | kSharedRows)) != 0) {
     return Bad(head, number, "unknown flags " + std::to_string(head.flags));
+  }
+  if ((head.flags & kSharedRows) != 0 && head.version % kSharedRowsAlignment != 0) {
+    return Bad(head, number, "rows at byte " + std::to_string(head.version) + " of shared memory");
   }
   if (head.dim == 0 || head.dim > limits::kEmbeddingDimMax) {
     return Bad(head, number,

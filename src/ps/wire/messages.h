@@ -29,6 +29,10 @@ enum class SectionKind : std::uint16_t { kRows = 1, kChunk = 2, kChunkAssign = 3
 
 inline constexpr std::uint16_t kCreateMissing = 1;  // kRows
 inline constexpr std::uint16_t kOnlyIfAbsent = 2;   // kChunkAssign: a chunk that is there stays
+// kRows: the rows or gradients are no part of the body: they lie in the memory shared with the peer
+// from byte `version` on, a multiple of kSharedRowsAlignment. In kPull: the reply's are to.
+inline constexpr std::uint16_t kSharedRows = 8;
+inline constexpr std::size_t kSharedRowsAlignment = 64;
 
 struct SectionHead {
   SectionKind kind = SectionKind::kRows;
