@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from pyspark_ps.errors import InvalidArgumentError
 from pyspark_ps.utils.validation import ConfigBase, setting
@@ -25,6 +25,12 @@ class ThreadConfig(ConfigBase):
     openmp_num_threads: int = setting(4, at_least=1)
     tf_intra_op_parallelism: int = setting(4, at_least=1)
     tf_inter_op_parallelism: int = setting(2, at_least=1)
+
+    def within_cores(self) -> ThreadConfig:
+        """The same, but no count above the cores this process may use: more threads only spin."""
+        cores = len(os.sched_getaffinity(0))
+        counts = {one.name: min(getattr(self, one.name), cores) for one in fields(self)}
+        return replace(self, **counts)
 
 
 def configure_threads(config: ThreadConfig) -> None:

@@ -203,7 +203,7 @@ class WorkerTrainer:
     def _prepare_model(self, client: PSWorkerClient, task: WorkerTask) -> None:
         """Builds and compiles once; then takes over the current dense weights."""
         if self._step is None:
-            configure_threads(self.config.thread_config)
+            configure_threads(self.config.thread_config.within_cores())
             from distributed_trainer.step import TrainingStep
             from distributed_trainer.tf_model_wrapper import TFModelWrapper
 

@@ -104,3 +104,13 @@ def test_a_node_has_a_core_and_a_worker() -> None:
         get_optimal_thread_config(0, 1)
     with pytest.raises(InvalidArgumentError, match="num_workers_per_node"):
         get_optimal_thread_config(4, 0)
+
+
+def test_no_more_threads_than_the_cores_a_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert ThreadConfig(4, 3, 2, 1).within_cores() == ThreadConfig(1, 1, 1, 1)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert ThreadConfig(1, 1, 1, 1).within_cores() == ThreadConfig(1, 1, 1, 1)
