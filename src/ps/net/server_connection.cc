@@ -161,11 +161,14 @@ void Connection::FailBadFrame(const Status& why) {
 
 // Whole frames out of `ahead_`, then one write for all their replies, then the next read.
 void Connection::Consume() {
-  consuming_ = true;
-  while (open_ && !must_pause() && TakeFrameFromAhead()) {
+  bool may_have_more = true;  // whole frames: no read may be waited for while there are
+  while (open_ && may_have_more) {
+    consuming_ = true;
+    while (open_ && !must_pause() && may_have_more) may_have_more = TakeFrameFromAhead();
+    consuming_ = false;
+    Flush();
+    if (may_have_more && PauseReading()) return;
   }
-  consuming_ = false;
-  Flush();
   if (open_) ReadOn();
 }
 
