@@ -21,13 +21,12 @@ def checked_config(config: PSConfig | Mapping[str, Any], taker: str) -> PSConfig
         ConfigurationError: neither of the two, or a field is not valid; `taker` is the class that
             was to be made with it.
     """
-    if isinstance(config, PSConfig):
-        config = config.to_dict()
-    if not isinstance(config, Mapping):
+    if isinstance(config, Mapping):
+        config = PSConfig.from_dict(dict(config))
+    if not isinstance(config, PSConfig):
         raise ConfigurationError(f"{taker} takes a PSConfig or its dict, not {config!r}")
-    checked = PSConfig.from_dict(dict(config))
-    checked.validate()
-    return checked
+    config.validate()
+    return PSConfig.from_dict(config.to_dict())
 
 
 def checked_servers(server_info: Any) -> list[ServerInfo]:
