@@ -73,8 +73,8 @@ void ListenerImpl::Start(Fd tcp) {
   asio::post(*contexts_.front(), [acceptor = acceptor_, core = core_] {
     if (!core->stopped()) acceptor->Start();
   });
-  for (std::size_t i = 0; i < contexts_.size(); ++i) {
-    asio::post(*contexts_[i], [clock = stall_clocks_[i], core = core_] {
+  for (const auto& clock : stall_clocks_) {
+    asio::post(clock->context(), [clock, core = core_] {
       if (!core->stopped()) clock->Start();
     });
   }
@@ -98,8 +98,8 @@ void ListenerImpl::Stop() {
   unix_socket_.RemoveFile();
   auto open = core_->Stop();
   asio::post(*contexts_.front(), [acceptor = acceptor_] { acceptor->Stop(); });
-  for (std::size_t i = 0; i < contexts_.size(); ++i) {
-    asio::post(*contexts_[i], [clock = stall_clocks_[i]] { clock->Stop(); });
+  for (const auto& clock : stall_clocks_) {
+    asio::post(clock->context(), [clock] { clock->Stop(); });
   }
   for (auto& connection : open) connection->Close();
 }

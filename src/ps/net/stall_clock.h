@@ -15,6 +15,7 @@ class StallClock : public std::enable_shared_from_this<StallClock> {
   StallClock(std::shared_ptr<ListenerCore> core, asio::io_context& context)
       : core_(std::move(core)), context_(context), timer_(context) {}
 
+  asio::io_context& context() { return context_; }
   void Start();
   void Stop() { timer_.cancel(); }
 

@@ -208,7 +208,7 @@ Result<std::uint64_t> CheckpointLoader::AddWeights(ArrowArrayStream* stream) {
 }
 
 // False: another server's.
-Result<bool> CheckpointLoader::AddChunk(std::size_t place, std::uint64_t offset, Chunk chunk) {
+Result<bool> CheckpointLoader::AddChunk(std::size_t place, std::uint64_t offset, Chunk&& chunk) {
   const sharding::TensorDefinition& tensor = plan_.tensors[place];
   const bool is_in = offset % limits::kTensorChunkFloats == 0 &&
                      offset / limits::kTensorChunkFloats < tensor.chunks();

@@ -77,7 +77,7 @@ class CheckpointLoader : public std::enable_shared_from_this<CheckpointLoader> {
   Status MakeStores();
   Result<std::size_t> FindTable(const std::string& name) const;
   Status AddRun(std::size_t table, int shard, const struct RowRun& run);
-  Result<bool> AddChunk(std::size_t tensor, std::uint64_t offset, Chunk chunk);
+  Result<bool> AddChunk(std::size_t tensor, std::uint64_t offset, Chunk&& chunk);
   Result<Targets> FindTargets() const;
   void Switch(Shard& shard, const Targets& targets);
 

@@ -124,7 +124,7 @@ class Pull final : public DataRequest {
 
 }  // namespace
 
-bool ServePull(RequestPtr request, DefinitionPtr definition, DataRequest::Release release) {
+bool ServePull(const RequestPtr& request, DefinitionPtr definition, DataRequest::Release release) {
   Core& core = *request->core;
   Result<std::unique_ptr<RequestPlan>> plan = PlanRequest(
       MessageType::kPull, request->frames, *definition, static_cast<int>(core.shards.size()),

@@ -53,7 +53,7 @@ void Answer(Request& request, const Status& status) {
 
 }  // namespace
 
-bool ServePush(RequestPtr request, DefinitionPtr definition, DataRequest::Release release) {
+bool ServePush(const RequestPtr& request, DefinitionPtr definition, DataRequest::Release release) {
   Core& core = *request->core;
   Result<PushLedger::Outcome> outcome = core.ledger.Begin(
       request->stream, request->sequence,
