@@ -1,6 +1,7 @@
 #include "bindings/client.h"
 
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -91,7 +92,9 @@ class PyClient {
     WithoutGil([&] { return client_->Refresh(); });
   }
 
-  std::vector<TensorArray> Pull(const nb::sequence& rows, const nb::sequence& tensors) {
+  // None for a tensor without values, with `if_present`.
+  std::vector<std::optional<TensorArray>> Pull(const nb::sequence& rows,
+                                               const nb::sequence& tensors, bool if_present) {
     std::vector<nb::object> held;
     std::vector<client::RowsPull> row_pulls;
     for (nb::handle item : rows) {
@@ -110,12 +113,13 @@ class PyClient {
     std::vector<client::TensorPull> tensor_pulls;
     tensor_pulls.reserve(tensor_ids.size());
     for (std::size_t i = 0; i < tensor_ids.size(); ++i) {
-      tensor_pulls.push_back({tensor_ids[i], nullptr, &values[i]});
+      tensor_pulls.push_back({tensor_ids[i], nullptr, &values[i], if_present});
     }
     WithoutGil([&] { return client_->Pull(row_pulls, tensor_pulls); });
-    std::vector<TensorArray> arrays;
-    arrays.reserve(values.size());
-    for (auto& value : values) arrays.push_back(ShareTensor(std::move(value)));
+    std::vector<std::optional<TensorArray>> arrays(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (values[i] != nullptr) arrays[i] = ShareTensor(std::move(values[i]));
+    }
     return arrays;
   }
 
@@ -207,7 +211,8 @@ void BindClient(nb::module_& module) {
            nb::arg("secret"))
       .def("definition", &PyClient::Definition)
       .def("refresh", &PyClient::Refresh)
-      .def("pull", &PyClient::Pull, nb::arg("rows"), nb::arg("tensors"))
+      .def("pull", &PyClient::Pull, nb::arg("rows"), nb::arg("tensors"),
+           nb::arg("if_present") = false)
       .def("push", &PyClient::Push, nb::arg("rows"), nb::arg("tensors"), nb::arg("stream") = 0,
            nb::arg("sequence") = 0, nb::arg("rate_scale") = 1.0f)
       .def("control_all", &PyClient::ControlAll, nb::arg("request_json"), nb::arg("once") = false)

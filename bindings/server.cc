@@ -121,6 +121,7 @@ CoordinatorOptions ParseCoordinatorOptions(const std::string& text) {
     fields.Read("server_count", &options.server_count);
     fields.Read("virtual_nodes", &options.virtual_nodes);
     fields.Read("partition_count", &options.partition_count);
+    fields.Read("weight_replicas", &options.weight_replicas);
     fields.Read("seed", &options.seed);
     fields.Read("timeout_seconds", &options.timeout_seconds);
     fields.Read("driver_silence_seconds", &options.driver_silence_seconds);

@@ -85,11 +85,13 @@ class Client:
         self,
         rows: Sequence[tuple[int, NDArray[np.uint64], NDArray[np.float32], bool]],
         tensors: Sequence[int],
-    ) -> list[NDArray[np.float32]]:
+        if_present: bool = False,
+    ) -> list[NDArray[np.float32] | None]:
         """rows: (table id, keys (n,), out (n, dim) C-contiguous writable, create); tensors: ids.
 
         The tensors' values in C order, flat and read-only: the client's own copy, the same memory
-        as last time when nothing has changed."""
+        as last time when nothing has changed. With `if_present` a tensor that has no values yet is
+        None; without it NotFoundError."""
 
     def push(
         self,

@@ -140,7 +140,8 @@ class PSWorkerClient:
 
         Args:
             tables: name -> uint64 keys, mapped already (see `keys_of`); they may repeat.
-            weights: names; True = all, False = none.
+            weights: names; True = all that have values (one that another client is defining just
+                now has none yet), False = none.
             create_if_missing: as of `pull_embeddings`.
 
         Returns:
@@ -170,10 +171,12 @@ class PSWorkerClient:
             requests.append(
                 (table.id, np.ascontiguousarray(keys), rows[name], bool(create_if_missing))
             )
-        values = self._core.pull(requests, [definition.weights[name].id for name in names])
+        ids = [definition.weights[name].id for name in names]
+        values = self._core.pull(requests, ids, weights is True)
         return rows, {
             name: value.reshape(definition.weights[name].shape)
             for name, value in zip(names, values, strict=True)
+            if value is not None
         }
 
     # --- pushing

@@ -128,6 +128,10 @@ class ExternalCluster:
                 optimizer_definition(config.weight_optimizer, params),
                 running["weight_optimizer"],
             ),
+            "weight_replicas": (
+                min(config.weight_replicas, len(config.server_addresses)),
+                running["weight_replicas"],
+            ),
             "virtual_nodes_per_server": (owners.tolist(), running["map"]["owner"]),
         }
         for field, (wanted, found) in compared.items():

@@ -109,6 +109,7 @@ def start_coordinator(
         "server_count": config.num_servers,
         "virtual_nodes": config.virtual_nodes_per_server,
         "partition_count": PARTITION_COUNT,
+        "weight_replicas": min(config.weight_replicas, config.num_servers),
         "seed": config.seed,
         "weight_optimizer": optimizer_definition(config.weight_optimizer, weight_params),
         "tables": [table_definition(name, table) for name, table in config.all_tables().items()],

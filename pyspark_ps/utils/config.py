@@ -94,9 +94,6 @@ class TableConfig(ConfigBase):
 class PSConfig(ConfigBase):
     """Configuration of a parameter server cluster.
 
-    Fields marked *later* belong to mechanisms that this version does not have; any value but their
-    default is refused.
-
     Attributes:
         num_servers: server processes.
         server_port_base: first TCP port to try; a taken one moves on to the next free one, and
@@ -128,8 +125,8 @@ class PSConfig(ConfigBase):
             defaults.
         tables: further tables by name.
         seed: of all initial values.
-        weight_replicas: servers that hold each dense tensor; copies come later, so the default
-            acts as one.
+        weight_replicas: servers that hold each dense tensor; the default acts as 1 where there is
+            one server. An acknowledged push is on all of them (docs/guarantees.md).
         driver_silence_seconds: a server that hears nothing of its driver for so long ends; a host
             that is not heard at all for so long, at least 30 s (power, network), is given up by
             whoever has a TCP connection to it.
@@ -185,12 +182,7 @@ class PSConfig(ConfigBase):
     optimizer_configs: dict[str, dict[str, Any]] = setting(factory=dict)
     tables: dict[str, TableConfig] = setting(factory=dict)
     seed: int = setting(0, at_least=0, below=2**64)
-    weight_replicas: int = setting(
-        2,
-        at_least=1,
-        not_built="copies of dense weights come in a later version, the default acts as one; "
-        "leave this field out",
-    )
+    weight_replicas: int = setting(2, at_least=1)
     driver_silence_seconds: float = setting(60.0, above=0)
     metrics_port: int | None = setting(
         None,
@@ -221,6 +213,9 @@ class PSConfig(ConfigBase):
     def check(self) -> None:
         self._check_external()
         self._check_tls()
+        servers = len(self.server_addresses) or self.num_servers
+        if self.weight_replicas > max(servers, 2):
+            raise self.problem("weight_replicas", f"at most the number of servers, {servers}")
         if self.server_host == "":
             raise self.problem("server_host", "an address, or None")
         for name, params in self.optimizer_configs.items():

@@ -219,7 +219,7 @@ Status RunTasks(std::span<Task> tasks, const CallOptions& options, ClientStats* 
     if (std::none_of(all.begin(), all.end(), is_undone)) break;
     // Whatever the others do, the call has failed.
     bool must_end = std::any_of(all.begin(), all.end(), has_failed) || Now() >= options.deadline ||
-                    !Pause(pause, options);
+                    !Pause(pause, options) || (options.is_moot && options.is_moot());
     if (must_end) {
       for (Progress& progress : all) {
         if (progress.is_over()) continue;

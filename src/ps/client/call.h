@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,8 @@ struct Task {
 struct CallOptions {
   SteadyTime deadline;
   const ClientOptions* client = nullptr;
+  // Asked before a repetition; true: repeating makes no sense, what is undone fails as it last did.
+  std::function<bool()> is_moot;
 };
 
 // Brings every task to its end: connects where there is no connection, fans out, and repeats what a

@@ -18,9 +18,10 @@ namespace ps::client {
 // What one call uses: a link to each server and one to the coordinator, made when first needed, a
 // stream of numbered requests, and memory kept from call to call. Used by one call at a time.
 struct Channel {
-  explicit Channel(std::size_t server_count) : servers(server_count) {}
+  explicit Channel(std::size_t server_count) : servers(server_count), stand_ins(server_count) {}
 
   std::vector<Link> servers;
+  std::vector<Link> stand_ins;  // by home that was lost: to the server that owns its chunks now
   Link coordinator;
   // One number is in flight at a time, so that none falls out of the servers' window of numbers
   // (and is taken for done) while others pass it by. A failed call's number is not used again.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <thread>
 
 #include "ps/base/duration.h"
@@ -29,6 +30,8 @@ using DefinitionPtr = std::shared_ptr<const Definition>;
 
 // Ending the client's own streams on Close is a courtesy to the servers' memory.
 constexpr std::chrono::seconds kGoodbyeMax{2};
+// A server that is asked who is lost.
+constexpr std::chrono::milliseconds kAskTimeout{300};
 // How much later than the coordinator's own time-out its answer may come.
 constexpr double kAnswerMarginSeconds = 10.0;
 
@@ -95,6 +98,8 @@ struct Client::Impl {
     std::atomic<pid_t> succeeded_by{0};
     ChannelPool pool;
     TensorCache tensors;
+    // Which copies of dense tensors it reads (sharding/copies.h).
+    const std::uint64_t reader = std::random_device{}();
     std::mutex mutex;
     DefinitionPtr definition;  // null in a forked child that could not take it over
   };
@@ -126,9 +131,14 @@ struct Client::Impl {
   Result<DefinitionPtr> DefinitionWith(Call& call, std::size_t tables, std::size_t tensors);
 
   Task TaskFor(Call& call, ServerRequest* request);
-  Status Run(Call& call, std::vector<Task> tasks);
+  Status Run(Call& call, std::vector<Task> tasks, std::function<bool()> is_moot = nullptr);
   void AddStats(const ClientStats& added);
-  Status RunRequests(Call& call, std::vector<ServerRequest>& requests);
+  Status RunRequests(Call& call, const Definition& definition, bool has_tensors,
+                     std::vector<ServerRequest>& requests);
+  Result<DefinitionPtr> AskServer(Call& call, ServerId server);
+  bool HasHeardOfLoss(Call& call, const Definition& used);
+  Status PullWith(Call& call, const Definition& definition, std::span<const RowsPull> rows,
+                  std::span<const TensorPull> tensors);
   Result<std::string> ControlOne(Call& call, const Task& task);
   Result<std::string> AskCoordinator(const std::string& json, const ClientOptions& call_options);
   FrameLimits frame_limits() const;
@@ -170,13 +180,17 @@ Result<Client::Impl::Call> Client::Impl::Begin() {
 }
 
 Task Client::Impl::TaskFor(Call& call, ServerRequest* request) {
-  return {
-      {&options.servers[request->server], false}, &call.channel->servers[request->server], request};
+  Link* link = request->home ? &call.channel->stand_ins[*request->home]
+                             : &call.channel->servers[request->server];
+  const bool is_other =
+      link->connection != nullptr && link->connection->peer().server_id != request->server;
+  if (is_other) link->connection.reset();
+  return {{&options.servers[request->server], false}, link, request};
 }
 
-Status Client::Impl::Run(Call& call, std::vector<Task> tasks) {
+Status Client::Impl::Run(Call& call, std::vector<Task> tasks, std::function<bool()> is_moot) {
   ClientStats added;
-  Status status = RunTasks(tasks, {call.deadline, &options}, &added);
+  Status status = RunTasks(tasks, {call.deadline, &options, std::move(is_moot)}, &added);
   AddStats(added);
   return status;
 }
@@ -187,12 +201,40 @@ void Client::Impl::AddStats(const ClientStats& added) {
   retries += added.retries;
 }
 
-Status Client::Impl::RunRequests(Call& call, std::vector<ServerRequest>& requests) {
+// What has sections and is not done. A call for dense tensors that have copies asks about lost
+// servers before it repeats anything, and when it has failed, so that at least the next one knows.
+Status Client::Impl::RunRequests(Call& call, const Definition& definition, bool has_tensors,
+                                 std::vector<ServerRequest>& requests) {
   std::vector<Task> tasks;
   for (ServerRequest& request : requests) {
-    if (!request.sections.empty()) tasks.push_back(TaskFor(call, &request));
+    if (!request.sections.empty() && !request.is_done) tasks.push_back(TaskFor(call, &request));
   }
-  return tasks.empty() ? Status::Ok() : Run(call, std::move(tasks));
+  if (tasks.empty()) return Status::Ok();
+  if (!has_tensors || definition.weight_copies.copies == 1) return Run(call, std::move(tasks));
+  auto is_moot = [&] { return HasHeardOfLoss(call, definition); };
+  Status status = Run(call, std::move(tasks), is_moot);
+  const bool may_be_lost =
+      status.code() == StatusCode::kConnection || status.code() == StatusCode::kTimeout;
+  if (may_be_lost) (void)is_moot();
+  return status;
+}
+
+// Whether a server is lost that was not when `used` was learnt; then the newer definition is known.
+bool Client::Impl::HasHeardOfLoss(Call& call, const Definition& used) {
+  const auto differs = [&](const DefinitionPtr& now) {
+    return now != nullptr && now->weight_copies.lost != used.weight_copies.lost;
+  };
+  if (differs(definition())) return true;
+  const SteadyTime end = std::exchange(call.deadline, SteadyTime());
+  bool has_answer = false;
+  for (ServerId server = 0; server < options.servers.size() && !has_answer; ++server) {
+    if (used.weight_copies.IsLost(server)) continue;
+    call.deadline = Now() + kAskTimeout;
+    Result<DefinitionPtr> learnt = AskServer(call, server);
+    has_answer = learnt.ok();
+  }
+  call.deadline = end;
+  return differs(definition());
 }
 
 Result<std::string> Client::Impl::ControlOne(Call& call, const Task& task) {
@@ -252,30 +294,38 @@ Result<DefinitionPtr> ParseDescription(const std::string& reply, std::size_t ser
 // the highest knows every server knows.
 Status Client::Impl::LearnDefinition(Call& call) {
   Status failures = Status::Ok();
+  DefinitionPtr known = definition();
   for (std::size_t left = options.servers.size(); left > 0; --left) {
-    ServerRequest request;
-    request.server = static_cast<ServerId>(left - 1);
-    request.type = wire::MessageType::kControl;
-    request.control = R"({"op":"describe"})";
+    const bool is_lost = known != nullptr && known->weight_copies.IsLost(left - 1);
+    if (is_lost && left > 1) continue;
     SteadyTime end = call.deadline;
     call.deadline = Now() + (end - Now()) / static_cast<long>(left);
-    auto reply = ControlOne(call, TaskFor(call, &request));
+    Status status = AskServer(call, static_cast<ServerId>(left - 1)).status();
     call.deadline = end;
-    if (reply.ok()) {
-      PS_ASSIGN_OR_RETURN(DefinitionPtr learnt, ParseDescription(*reply, options.servers.size()));
-      std::lock_guard lock(call.process->mutex);
-      DefinitionPtr& known = call.process->definition;
-      if (known == nullptr || learnt->version >= known->version) known = std::move(learnt);
-      return Status::Ok();
-    }
+    const bool is_over = status.ok() || status.code() == StatusCode::kInvalidArgument;
+    if (is_over) return status;
     if (failures.ok()) {
-      failures = reply.status();
+      failures = status;
     } else {
-      failures = Status(failures.code(), failures.message() + "; " + reply.status().message());
+      failures = Status(failures.code(), failures.message() + "; " + status.message());
     }
-    if (reply.status().code() == StatusCode::kClosed) break;  // interrupted
+    if (status.code() == StatusCode::kClosed) break;  // interrupted
   }
   return failures;
+}
+
+// What one server says the definition is, kept when it is news.
+Result<DefinitionPtr> Client::Impl::AskServer(Call& call, ServerId server) {
+  ServerRequest request;
+  request.server = server;
+  request.type = wire::MessageType::kControl;
+  request.control = R"({"op":"describe"})";
+  PS_ASSIGN_OR_RETURN(std::string reply, ControlOne(call, TaskFor(call, &request)));
+  PS_ASSIGN_OR_RETURN(DefinitionPtr learnt, ParseDescription(reply, options.servers.size()));
+  std::lock_guard lock(call.process->mutex);
+  DefinitionPtr& known = call.process->definition;
+  if (known == nullptr || learnt->version >= known->version) known = learnt;
+  return learnt;
 }
 
 // A definition that has that many tables and tensors, asking a server when the known one has not.
@@ -320,42 +370,77 @@ Status CheckKeyCount(const sharding::TableDefinition& table, std::size_t count) 
 
 }  // namespace
 
+namespace {
+
+// Whether a call that failed with `used` has other servers to go to now.
+bool IsMendedByLoss(const Status& status, const Definition& used, const Definition& now) {
+  return status.code() == StatusCode::kConnection &&
+         used.weight_copies.lost != now.weight_copies.lost;
+}
+
+// Sends the chunks of lost servers to those that own them now; rows have no copies.
+void RouteToOwners(const Definition& definition, std::vector<ServerRequest>& requests) {
+  for (ServerId home = 0; home < requests.size(); ++home) {
+    const auto owner = definition.weight_copies.OwnerOf(home);
+    const auto has_rows = [](const Section& section) { return section.batch != nullptr; };
+    const bool stays =
+        !owner || *owner == home || std::ranges::any_of(requests[home].sections, has_rows);
+    requests[home].server = stays ? home : *owner;
+    requests[home].home = stays ? std::nullopt : std::optional(home);
+  }
+}
+
+}  // namespace
+
 Status Client::Pull(std::span<const RowsPull> rows, std::span<const TensorPull> tensors) {
   PS_ASSIGN_OR_RETURN(Impl::Call call, impl_->Begin());
   auto [tables_needed, tensors_needed] = IdsNeeded(rows, tensors);
   PS_ASSIGN_OR_RETURN(DefinitionPtr definition,
                       impl_->DefinitionWith(call, tables_needed, tensors_needed));
-  auto requests = impl_->MakeRequests(*definition, wire::MessageType::kPull);
-  auto builders = BuildersFor(requests, impl_->frame_limits());
+  while (true) {
+    Status status = impl_->PullWith(call, *definition, rows, tensors);
+    DefinitionPtr now = impl_->definition();
+    if (!IsMendedByLoss(status, *definition, *now)) return status;
+    definition = std::move(now);
+  }
+}
+
+Status Client::Impl::PullWith(Call& call, const Definition& definition,
+                              std::span<const RowsPull> rows, std::span<const TensorPull> tensors) {
+  auto requests = MakeRequests(definition, wire::MessageType::kPull);
+  auto builders = BuildersFor(requests, frame_limits());
 
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto& table = definition->tables[rows[i].table];
+    const auto& table = definition.tables[rows[i].table];
     PS_RETURN_IF_ERROR(CheckKeyCount(table, rows[i].keys.size()));
-    KeyBatch* batch = impl_->Batch(*call.channel, i);
-    batch->Build(definition->map, table.salt(), rows[i].keys, &call.channel->key_table);
+    KeyBatch* batch = Batch(*call.channel, i);
+    batch->Build(definition.map, table.salt(), rows[i].keys, &call.channel->key_table);
     Section section;
     section.head.id = table.id;
     section.head.dim = table.dim;
     section.head.flags = rows[i].create ? wire::kCreateMissing : 0;
     section.batch = batch;
     section.out = rows[i].out;
-    impl_->AddRows(*definition, *batch, section, builders);
+    AddRows(definition, *batch, section, builders);
   }
   std::vector<PendingTensor> pending;
   pending.reserve(tensors.size());
   for (const TensorPull& pull : tensors) {
-    const auto& tensor = definition->tensors[pull.tensor];
+    const auto& tensor = definition.tensors[pull.tensor];
     pending.emplace_back(tensor, pull, call.process->tensors);
     for (std::uint32_t chunk = 0; chunk < tensor.chunks(); ++chunk) {
-      ServerId server = sharding::ServerOfChunk(definition->map, tensor.salt(), chunk);
+      const ServerId home = sharding::ServerOfChunk(definition.map, tensor.salt(), chunk);
+      // Of a home that is lost with all its copies the home itself is asked: the error names it.
+      const ServerId server =
+          definition.weight_copies.ReadFrom(home, call.process->reader).value_or(home);
       builders[server].AddChunk(pending.back().ChunkSection(chunk));
     }
   }
   FinishAll(builders);
-  PS_RETURN_IF_ERROR(impl_->RunRequests(call, requests));
+  PS_RETURN_IF_ERROR(RunRequests(call, definition, !tensors.empty(), requests));
 
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    call.channel->batches[i]->CopyRepeats(rows[i].out, definition->tables[rows[i].table].dim);
+    call.channel->batches[i]->CopyRepeats(rows[i].out, definition.tables[rows[i].table].dim);
   }
   for (PendingTensor& tensor : pending) {
     PS_RETURN_IF_ERROR(tensor.Finish(&call.process->tensors));
@@ -460,7 +545,13 @@ Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> 
     request.stream = number.stream;
     request.sequence = number.sequence;
   }
-  return impl_->RunRequests(call, requests);
+  while (true) {
+    RouteToOwners(*definition, requests);
+    Status status = impl_->RunRequests(call, *definition, !tensors.empty(), requests);
+    DefinitionPtr now = impl_->definition();
+    if (!IsMendedByLoss(status, *definition, *now)) return status;
+    definition = std::move(now);
+  }
 }
 
 Result<std::vector<std::string>> Client::ControlAll(const std::string& json, bool once) {
@@ -518,7 +609,7 @@ Result<std::string> Client::Impl::AskCoordinator(const std::string& json,
   Task task{{&coordinator, true}, &call.channel->coordinator, &request};
   SteadyTime deadline = Now() + Seconds(call_options.timeout_seconds);
   ClientStats added;
-  Status status = RunTasks(std::span(&task, 1), {deadline, &call_options}, &added);
+  Status status = RunTasks(std::span(&task, 1), {deadline, &call_options, nullptr}, &added);
   AddStats(added);
   if (!status.ok()) return status;
   return std::move(request.control_reply);

@@ -61,6 +61,9 @@ struct TensorPull {
   // Set on success unless null: the value without a copy. Chunks that have not changed since this
   // client pulled them last are not sent again; when none has, it is the same object as then.
   std::shared_ptr<const TensorValue>* value = nullptr;
+  // A tensor that is defined and has no values yet (somebody is about to give it some) is null in
+  // `value`, and `out` unspecified; without it that is NotFound.
+  bool if_present = false;
 };
 struct RowsPush {
   TableId table = 0;

@@ -92,8 +92,9 @@ Status ReplySink::OpenSection() {
   }
 
   bool is_changed = got.count > 0;
+  const bool is_absent = got.version == 0 && (asked.flags & wire::kIfPresent) != 0;
   if (got.chunk != asked.chunk || (is_changed && got.count != asked.count) ||
-      (!is_changed && asked.count > 0 && got.version != asked.version)) {
+      (!is_changed && asked.count > 0 && got.version != asked.version && !is_absent)) {
     return Mismatch(asked, got);
   }
   *section.version = got.version;

@@ -31,6 +31,9 @@ struct Section {
 // done is repeated as it is, under the same stream and sequence.
 struct ServerRequest {
   ServerId server = 0;
+  // Push: whose chunks these are (sharding/copies.h), when `server` stands in for a lost one. A
+  // server keeps the numbers of each home apart, so that each home gets a request of its own.
+  std::optional<ServerId> home;
   wire::MessageType type = wire::MessageType::kPull;
   std::uint64_t stream = 0;
   std::uint64_t sequence = 0;

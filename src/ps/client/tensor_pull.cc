@@ -26,6 +26,7 @@ Section PendingTensor::ChunkSection(std::uint32_t chunk) {
   section.head.id = definition_->id;
   section.head.count = static_cast<std::uint32_t>(definition_->chunk_floats(chunk));
   section.head.chunk = chunk;
+  section.head.flags = pull_.if_present ? wire::kIfPresent : 0;
   section.head.version = known_ == nullptr ? 0 : known_->versions[chunk];
   section.out = fresh_->values.get() + chunk * limits::kTensorChunkFloats;
   section.version = &versions_[chunk];
@@ -34,6 +35,10 @@ Section PendingTensor::ChunkSection(std::uint32_t chunk) {
 }
 
 Status PendingTensor::Finish(TensorCache* cache) {
+  if (std::ranges::find(versions_, 0u) != versions_.end()) {
+    if (pull_.value != nullptr) pull_.value->reset();
+    return Status::Ok();
+  }
   std::shared_ptr<const TensorValue> value = known_;
   bool any_changed = std::any_of(is_changed_.get(), is_changed_.get() + chunk_count(),
                                  [](bool changed) { return changed; });

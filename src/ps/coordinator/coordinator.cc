@@ -45,6 +45,12 @@ Result<Definitions::Ptr> FirstDefinition(const CoordinatorOptions& options) {
   PS_ASSIGN_OR_RETURN(definition.map,
                       sharding::BuildPartitionMap(options.server_count, options.virtual_nodes,
                                                   options.partition_count));
+  if (options.weight_replicas < 1 || options.weight_replicas > options.server_count) {
+    return Status(StatusCode::kConfiguration,
+                  "weight_replicas is " + std::to_string(options.weight_replicas) +
+                      ", allowed is 1 to server_count = " + std::to_string(options.server_count));
+  }
+  definition.weight_copies = {options.server_count, options.weight_replicas, {}};
   PS_ASSIGN_OR_RETURN(definition, ClusterDefinition::FromJson(definition.ToJson()));
   return std::make_shared<const ClusterDefinition>(std::move(definition));
 }

@@ -22,6 +22,7 @@ struct CoordinatorOptions {
   std::uint32_t server_count = 1;
   std::uint32_t virtual_nodes = 150;
   std::uint32_t partition_count = 4096;
+  std::uint32_t weight_replicas = 1;  // servers that hold each dense tensor; 1 to server_count
   std::uint64_t seed = 0;
   sharding::OptimizerDefinition weight_optimizer;
   std::vector<sharding::TableDefinition> tables;  // "default" first
@@ -48,8 +49,9 @@ struct CoordinatorOptions {
 //   {"op":"servers"} -> {"servers":[...]}
 //   barriers: barrier_desk.h
 // A new definition is on every server before the reply is sent; a server that refuses it (first one
-// asked) leaves everything as it was. After a server was lost, changes asked for over the listener
-// are refused with kClosed (the caller's own with kConnection), naming it.
+// asked) leaves everything as it was. That a server was lost is a new definition as well
+// (sharding/copies.h), which the others are told at once. After a server was lost, changes asked
+// for over the listener are refused with kClosed (the caller's own with kConnection), naming it.
 class Coordinator {
  public:
   static Result<std::unique_ptr<Coordinator>> Start(CoordinatorOptions options);

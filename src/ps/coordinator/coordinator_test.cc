@@ -348,6 +348,8 @@ TEST(Coordinator, WrongOptionsAreRefused) {
   };
   EXPECT_EQ(refused([](auto& o) { o.server_count = 0; }).code(), StatusCode::kConfiguration);
   EXPECT_FALSE(refused([](auto& o) { o.partition_count = 63; }).ok());
+  EXPECT_EQ(refused([](auto& o) { o.weight_replicas = 0; }).code(), StatusCode::kConfiguration);
+  EXPECT_EQ(refused([](auto& o) { o.weight_replicas = 3; }).code(), StatusCode::kConfiguration);
   EXPECT_FALSE(refused([](auto& o) { o.tables[0].dim = 0; }).ok());
   EXPECT_FALSE(refused([](auto& o) { o.tables.push_back(o.tables[0]); }).ok());
   EXPECT_FALSE(refused([](auto& o) { o.secret = "short"; }).ok());

@@ -1,6 +1,7 @@
 #include "ps/coordinator/definitions.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "ps/base/limits.h"
 #include "ps/sharding/json_fields.h"
@@ -10,6 +11,11 @@ namespace {
 
 using sharding::ClusterDefinition;
 using sharding::Json;
+
+// One attempt to tell a server that another is lost: a frozen one must not keep the rest from
+// hearing it. Between rounds of attempts: the pause.
+constexpr Duration kTellTimeout = std::chrono::seconds(2);
+constexpr Duration kTellAgainPause = std::chrono::milliseconds(50);
 
 SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
@@ -84,6 +90,12 @@ Result<bool> AdoptWeights(const Definitions::Adoption& adoption, ClusterDefiniti
   return differs;
 }
 
+std::string DefineRequest(const ClusterDefinition& definition,
+                          const std::vector<ServerRecord>& servers) {
+  return "{\"op\":\"define\",\"definition\":" + definition.ToJson() +
+         ",\"servers\":" + ServersToJson(servers) + "}";
+}
+
 }  // namespace
 
 Definitions::Definitions(Ptr first, ServerKey key, Duration timeout, Roster* roster)
@@ -106,23 +118,54 @@ Status Definitions::TellFirst() {
 
 // Gives `next` to every server that does not hold it yet. Requires change_mutex_.
 Status Definitions::Tell(const Ptr& next, SteadyTime deadline, bool* refused_by_first) {
-  std::string json = "{\"op\":\"define\",\"definition\":" + next->ToJson() + "}";
+  const std::vector<ServerRecord> servers = roster_->Records();
+  const std::string request = DefineRequest(*next, servers);
   bool first = true;
-  for (const ServerRecord& server : roster_->Records()) {
-    Told& told = told_[server.server_id];
+  for (const ServerRecord& server : servers) {
+    const Told& told = told_[server.server_id];
     if (told.incarnation == server.incarnation && told.version >= next->version) continue;
-    Result<std::string> reply =
-        calls_.Call(server, json, deadline, [&] { return roster_->Gone(server.server_id); });
-    if (!reply.ok()) {
-      StatusCode code = reply.status().code();
+    Status status = TellOne(server, request, next->version, deadline);
+    if (!status.ok()) {
+      StatusCode code = status.code();
       *refused_by_first = first && code != StatusCode::kConnection &&
                           code != StatusCode::kTimeout && code != StatusCode::kClosed;
-      return reply.status();
+      return status;
     }
-    told = {server.incarnation, next->version};
     first = false;
   }
   return Status::Ok();
+}
+
+Status Definitions::TellOne(const ServerRecord& server, const std::string& request,
+                            std::uint64_t version, SteadyTime deadline) {
+  Result<std::string> reply =
+      calls_.Call(server, request, deadline, [&] { return roster_->Gone(server.server_id); });
+  if (!reply.ok()) return reply.status();
+  told_[server.server_id] = {server.incarnation, version};
+  return Status::Ok();
+}
+
+void Definitions::DeclareLost() {
+  std::lock_guard one(change_mutex_);
+  std::vector<ServerId> lost = roster_->Lost();
+  if (lost == current()->weight_copies.lost) return;
+  auto next = std::make_shared<ClusterDefinition>(*current());
+  next->weight_copies.lost = std::move(lost);
+  ++next->version;
+  {
+    std::lock_guard lock(mutex_);
+    definition_ = next;
+  }
+  std::vector<ServerRecord> untold = roster_->Records();
+  const std::string request = DefineRequest(*next, untold);
+  while (true) {
+    std::erase_if(untold, [&](const ServerRecord& server) {
+      return roster_->Gone(server.server_id) ||
+             TellOne(server, request, next->version, Now() + kTellTimeout).ok();
+    });
+    if (untold.empty()) return;
+    std::this_thread::sleep_for(kTellAgainPause);
+  }
 }
 
 Status Definitions::Change(const Edit& edit) {

@@ -47,6 +47,9 @@ class Definitions {
     sharding::OptimizerDefinition weight_optimizer;
   };
   Status Adopt(const Adoption& adoption);
+  // Makes it part of the definition who is lost, and tells it to every other server, however long
+  // that takes (until it has heard, is lost itself, or Abort).
+  void DeclareLost();
   // Ends calls under way, and lets none begin.
   void Abort() { calls_.Abort(); }
 
@@ -59,6 +62,8 @@ class Definitions {
 
   Status Change(const Edit& edit);
   Status Tell(const Ptr& next, SteadyTime deadline, bool* refused_by_first);
+  Status TellOne(const ServerRecord& server, const std::string& request, std::uint64_t version,
+                 SteadyTime deadline);
 
   const Duration timeout_;
   Roster* const roster_;

@@ -55,7 +55,16 @@ void Requests::OnFrame(const net::ConnectionPtr& connection, net::Frame frame) {
 void Requests::OnClose(const net::ConnectionPtr& connection, const Status&) {
   partial_.erase(connection->id());
   barriers_.ConnectionEnded(connection->id());
-  if (lines_.erase(connection->id()) != 0) roster_->LineEnded(connection->id());
+  if (lines_.erase(connection->id()) != 0) {
+    roster_->LineEnded(connection->id());
+    DeclareLost();
+  }
+}
+
+// A queue that is full is asked again by the next check for silence.
+void Requests::DeclareLost() {
+  if (roster_->Lost() == definitions_->current()->weight_copies.lost) return;
+  (void)tasks_->Post([this] { definitions_->DeclareLost(); });
 }
 
 void Requests::Serve(const net::ConnectionPtr& connection, std::uint64_t request_id,
@@ -186,6 +195,7 @@ void Requests::CheckSilence() {
     for (std::uint64_t line : roster_->EndSilentLines(Now())) {
       if (auto found = lines_.find(line); found != lines_.end()) found->second->Close();
     }
+    DeclareLost();
     CheckSilence();
   });
 }

@@ -48,6 +48,7 @@ class Requests final : public net::FrameHandler {
   Result<std::string> Adopt(const sharding::Json& json);
   void ServeLater(const net::ConnectionPtr& connection, std::uint64_t request_id, Work work);
   void CheckSilence();
+  void DeclareLost();
   std::string DefinitionField() const;
   std::string StopNotice() const;
 

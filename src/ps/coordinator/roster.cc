@@ -79,9 +79,9 @@ Status Roster::CheckRunning() const {
   return Status::Ok();
 }
 
-bool Roster::AnyLost() const {
+std::vector<std::uint32_t> Roster::Lost() const {
   std::lock_guard lock(mutex_);
-  return !members_.IdsIn(ServerState::kLost).empty();
+  return members_.IdsIn(ServerState::kLost);
 }
 
 Status Roster::WaitRunning(SteadyTime deadline) {

@@ -40,7 +40,8 @@ class Roster {
   bool Gone(std::uint32_t server) const;
   // kClosed while stopping, kConnection while starting or once a server is lost.
   Status CheckRunning() const;
-  bool AnyLost() const;
+  bool AnyLost() const { return !Lost().empty(); }
+  std::vector<std::uint32_t> Lost() const;  // ids, ascending
 
   // Until the cluster runs. kTimeout names the servers that are missing; another error at once when
   // one was lost or refused the definition.

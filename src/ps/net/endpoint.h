@@ -14,6 +14,7 @@ struct Endpoint {
   std::string unix_path;  // empty: none
 
   std::string ToString() const;  // "host:port"
+  bool operator==(const Endpoint&) const = default;
 };
 
 // "host:port", "[v6]:port". InvalidArgument names the text.

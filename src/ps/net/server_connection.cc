@@ -25,6 +25,7 @@ Status CheckType(const FrameHeader& header) {
   switch (header.type) {
     case MessageType::kPull:
     case MessageType::kPush:
+    case MessageType::kReplicate:
       return Status::Ok();
     case MessageType::kControl:
       if (header.raw_bytes <= limits::kControlPayloadBytesMax) return Status::Ok();

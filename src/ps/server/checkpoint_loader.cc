@@ -224,7 +224,7 @@ Result<bool> CheckpointLoader::AddChunk(std::size_t place, std::uint64_t offset,
   }
   const auto partition =
       sharding::PartitionOfChunk(definition_->cluster.map, tensor.salt(), number);
-  const int shard = definition_->shard_of_partition[partition];
+  const int shard = definition_->shard_of_chunk[partition];
   if (shard < 0) return false;
   Staged& staged = *shards_[shard];
   std::lock_guard lock(staged.mutex);
@@ -269,7 +269,7 @@ Status CheckpointLoader::CheckComplete() const {
     for (std::uint32_t number = 0; number < tensor.chunks(); ++number) {
       const auto partition =
           sharding::PartitionOfChunk(definition_->cluster.map, tensor.salt(), number);
-      const int shard = definition_->shard_of_partition[partition];
+      const int shard = definition_->shard_of_chunk[partition];
       if (shard < 0 || shards_[shard]->chunks.contains({place, number})) continue;
       return DataCorruption("chunk " + std::to_string(number) + " of dense tensor '" + tensor.name +
                             "' is missing");
@@ -304,7 +304,7 @@ Result<CheckpointLoader::Targets> CheckpointLoader::FindTargets() const {
 
 Status CheckpointLoader::Commit() {
   PS_ASSIGN_OR_RETURN(Targets targets, FindTargets());
-  if (has_ledger_) PS_RETURN_IF_ERROR(core_->ledger.Replace(ledger_));
+  if (has_ledger_) PS_RETURN_IF_ERROR(ReplaceLedgers());
   auto done = std::make_shared<Countdown>(1);
   auto shared = std::make_shared<const Targets>(std::move(targets));
   // Rows go: between a request's count of missing rows and its run none may (row_gate.h).
@@ -317,6 +317,19 @@ Status CheckpointLoader::Commit() {
         });
   });
   return done->Wait(*core_);
+}
+
+// A checkpoint does not tell whose ledger a record is from: each server then knows all of them, and
+// so does each ledger of others' homes.
+Status CheckpointLoader::ReplaceLedgers() {
+  Status status;
+  const sharding::Copies& copies = definition_->cluster.weight_copies;
+  for (ServerId home = 0; home < copies.server_count; ++home) {
+    if (!copies.Holds(definition_->self, home)) continue;
+    Status replaced = core_->LedgerOf(home).Replace(ledger_);
+    if (status.ok()) status = replaced;
+  }
+  return status;
 }
 
 void CheckpointLoader::Switch(Shard& shard, const Targets& targets) {
@@ -336,9 +349,12 @@ void CheckpointLoader::Switch(Shard& shard, const Targets& targets) {
   auto weights = std::make_unique<store::WeightStore>(weight_optimizer_.get());
   for (auto& [place, chunk] : staged.chunks) {
     const store::ChunkId id{targets.tensors[place.first], place.second};
-    // A client may hold the chunk under its last version, so the new one is another.
+    // A client may hold the chunk under its last version, so the new one is another, and the same
+    // on every server that has a copy.
     const std::uint64_t last = shard.weights().Has(id) ? shard.weights().Get(id).version : 0;
-    weights->Restore(id, chunk.values, chunk.state, std::max(chunk.version, last + 1));
+    const bool has_copies = targets.definition->cluster.weight_copies.copies > 1;
+    const std::uint64_t fresh = has_copies ? store::WeightStore::NextEpoch(last) : last + 1;
+    weights->Restore(id, chunk.values, chunk.state, std::max(chunk.version, fresh));
     targets.definition->presence[id.tensor]->Mark(id.chunk);
   }
   shard.ReplaceWeights(std::move(weights), weight_optimizer_);

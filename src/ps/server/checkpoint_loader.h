@@ -79,6 +79,7 @@ class CheckpointLoader : public std::enable_shared_from_this<CheckpointLoader> {
   Status AddRun(std::size_t table, int shard, const struct RowRun& run);
   Result<bool> AddChunk(std::size_t tensor, std::uint64_t offset, Chunk&& chunk);
   Result<Targets> FindTargets() const;
+  Status ReplaceLedgers();
   void Switch(Shard& shard, const Targets& targets);
 
   Core* const core_;

@@ -213,7 +213,7 @@ class WeightsSource final : public arrow::BatchSource {
     for (const auto& tensor : definition_->cluster.tensors) {
       if (tensor.dropped) continue;
       for (std::uint32_t chunk = 0; chunk < tensor.chunks(); ++chunk) {
-        if (definition_->ShardOfChunk(tensor.id, chunk) < 0) continue;
+        if (!definition_->Owns(definition_->HomeOfChunk(tensor.id, chunk))) continue;
         if (definition_->presence[tensor.id]->Has(chunk)) chunks_.push_back({tensor.id, chunk});
       }
     }

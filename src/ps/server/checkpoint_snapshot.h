@@ -31,7 +31,8 @@ class Snapshots {
   Result<std::unique_ptr<arrow::BatchSource>> Rows(const std::string& table, PartitionId first,
                                                    PartitionId last, bool with_states);
 
-  // Chunks of dense tensors that lie on this server and have values:
+  // Chunks of dense tensors that this server owns (copies of others' are left to them) and that
+  // have values:
   //   name string · shape list<int64> · offset int64 (of the chunk's first float in the tensor) ·
   //   values list<float32> · version uint64 · each state part, under its name, list<float32>
   Result<std::unique_ptr<arrow::BatchSource>> Weights(bool with_states);

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "ps/server/initial_values.h"
 #include "ps/server/stats.h"
 #include "ps/sharding/json_fields.h"
 
@@ -33,12 +34,6 @@ void Answer(Request& request, const Status& status, const std::string& answer) {
   }
 }
 
-// Initial values of one dense tensor.
-struct TensorInit {
-  TensorId id;
-  Initializer initializer;
-};
-
 Result<std::vector<TensorInit>> ParseInits(const std::string& text,
                                            const sharding::ClusterDefinition& cluster) {
   PS_ASSIGN_OR_RETURN(Json json, sharding::ParseObject(text));
@@ -60,16 +55,6 @@ Result<std::vector<TensorInit>> ParseInits(const std::string& text,
     inits.push_back(init);
   }
   return inits;
-}
-
-void InitChunks(Shard& shard, const ServingDefinition& definition, const TensorInit& init) {
-  const sharding::TensorDefinition& tensor = definition.cluster.tensors[init.id];
-  for (std::uint32_t chunk = 0; chunk < tensor.chunks(); ++chunk) {
-    if (definition.ShardOfChunk(init.id, chunk) != shard.index()) continue;
-    shard.weights().AssignInitial({init.id, chunk}, init.initializer, definition.cluster.seed,
-                                  definition.tensor_salts[init.id], tensor.chunk_floats(chunk));
-    definition.presence[init.id]->Mark(chunk);
-  }
 }
 
 Result<Sweep> ParseSweep(const std::string& text) {
@@ -196,7 +181,8 @@ void Control::Describe(const Reply& reply) {
 Status Control::StartDefine(const std::string& text, Reply reply) {
   PS_ASSIGN_OR_RETURN(Json json, sharding::ParseObject(text));
   PS_ASSIGN_OR_RETURN(const Json* definition, sharding::GetObject(json, "definition"));
-  definer_->Define(sharding::Dump(*definition),
+  PS_ASSIGN_OR_RETURN(Peers peers, ParsePeers(json));
+  definer_->Define(sharding::Dump(*definition), std::move(peers),
                    [reply = std::move(reply)](const Status& status) { reply(status, "{}"); });
   return Status::Ok();
 }
@@ -205,12 +191,8 @@ Status Control::StartInitTensors(const std::string& text, Reply reply) {
   DefinitionPtr definition = core_->definition();
   if (definition == nullptr) return NotDefined(*core_);
   PS_ASSIGN_OR_RETURN(std::vector<TensorInit> inits, ParseInits(text, definition->cluster));
-  ForEachShard(
-      *core_,
-      [definition, inits = std::move(inits)](Shard& shard) {
-        for (const TensorInit& init : inits) InitChunks(shard, *definition, init);
-      },
-      [reply = std::move(reply)] { reply(Status::Ok(), "{}"); });
+  AssignInitialValues(core_, definition, inits,
+                      [reply = std::move(reply)](const Status& status) { reply(status, "{}"); });
   return Status::Ok();
 }
 
@@ -225,7 +207,7 @@ Status Control::StartSweep(const std::string& text, Reply reply) {
 
 Status Control::EndStreams(const std::string& text, const Reply& reply) {
   PS_ASSIGN_OR_RETURN(std::vector<std::uint64_t> streams, ParseStreams(text));
-  core_->ledger.End(streams);
+  core_->ForEachLedger([&](PushLedger& ledger) { ledger.End(streams); });
   reply(Status::Ok(), "{}");
   return Status::Ok();
 }

@@ -10,6 +10,20 @@ std::string Core::Name() const {
   return name;
 }
 
+PushLedger& Core::LedgerOf(ServerId home) {
+  if (home == options.server_id) return ledger;
+  std::lock_guard lock(ledgers_mutex);
+  std::unique_ptr<PushLedger>& of_home = ledgers_of_others[home];
+  if (of_home == nullptr) of_home = std::make_unique<PushLedger>(clock);
+  return *of_home;
+}
+
+void Core::ForEachLedger(const std::function<void(PushLedger&)>& each) {
+  each(ledger);
+  std::lock_guard lock(ledgers_mutex);
+  for (auto& [home, of_home] : ledgers_of_others) each(*of_home);
+}
+
 Status NotDefined(const Core& core) {
   return ConnectionError(core.Name() +
                          " does not know the cluster's tables yet: the cluster is starting; try "

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -21,6 +22,8 @@
 #include "ps/store/row_budget.h"
 
 namespace ps::server {
+
+class Replicator;
 
 // What the handlers of one server share. Made and wired by Server, which outlives every request.
 struct Core {
@@ -50,6 +53,12 @@ struct Core {
   RowGate gate;
   PushLedger ledger;
 
+  // Numbers of pushes to the chunks of a home (sharding/copies.h), also of pushes that this server
+  // knows from another that applied them; that of the own home is `ledger`.
+  PushLedger& LedgerOf(ServerId home);
+  // Each of them; `ledger` too.
+  void ForEachLedger(const std::function<void(PushLedger&)>& each);
+
   // No new requests are served (closing, or closed).
   std::atomic<bool> closing{false};
   // What is under way may be cut short (the grace is over).
@@ -59,6 +68,7 @@ struct Core {
 
   std::vector<std::unique_ptr<Shard>> shards;
   std::unique_ptr<net::Listener> listener;
+  Replicator* replicator = nullptr;
 
   // Null until the first one came.
   DefinitionPtr definition() const {
@@ -76,6 +86,8 @@ struct Core {
  private:
   mutable std::mutex definition_mutex;
   DefinitionPtr current_definition;
+  std::mutex ledgers_mutex;
+  std::map<ServerId, std::unique_ptr<PushLedger>> ledgers_of_others;  // by home
 };
 
 // A frame's payload: the user's max_message_size, but always room for a chunk of a dense tensor and

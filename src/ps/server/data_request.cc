@@ -131,6 +131,10 @@ void DataRequest::Run() {
     Finish();
     return;
   }
+  if (IsOrdered()) {
+    RunInOrder();
+    return;
+  }
   const int own = request_->connection->context_index();
   const auto runs_here = [&](int shard) {
     return shard == own || work[shard] <= kInlineWorkBytesMax;
@@ -146,6 +150,17 @@ void DataRequest::Run() {
 
 void DataRequest::PostTo(Shard& shard) {
   shard.Post([self = shared_from_this(), &shard] { self->RunShard(shard); });
+}
+
+void DataRequest::RunInOrder() {
+  Status status = Post([this] {
+    for (auto& shard : core().shards) {
+      if (plan_->work_bytes[shard->index()] > 0) PostTo(*shard);
+    }
+  });
+  if (status.ok()) return;
+  GiveBackRows(RowsReserved());
+  OnRefused(status);
 }
 
 void DataRequest::RunShard(Shard& shard) {
@@ -166,13 +181,19 @@ void DataRequest::RunShard(Shard& shard) {
 }
 
 void DataRequest::Finish() {
+  GiveBackRows(unused_.load(std::memory_order_relaxed));
+  OnDone();
+}
+
+void DataRequest::GiveBackRows(std::size_t unused) {
   if (hold_ == Hold::kReserved || hold_ == Hold::kExactReserved) {
-    std::uint64_t reserved =
-        std::accumulate(rows_of_shard_.begin(), rows_of_shard_.end(), std::uint64_t{0});
-    core().gate.Settle(reserved, unused_.load(std::memory_order_relaxed));
+    core().gate.Settle(RowsReserved(), unused);
   }
   if (hold_ == Hold::kExact || hold_ == Hold::kExactReserved) core().gate.LeaveExact();
-  OnDone();
+}
+
+std::size_t DataRequest::RowsReserved() const {
+  return std::accumulate(rows_of_shard_.begin(), rows_of_shard_.end(), std::uint64_t{0});
 }
 
 void DataRequest::PostToConnection(std::function<void()> function) {

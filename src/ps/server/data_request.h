@@ -34,21 +34,34 @@ class DataRequest : public std::enable_shared_from_this<DataRequest> {
   // The last shard's thread is through with frame `number`, resp. with all.
   virtual void OnFrameDone(std::size_t number) = 0;
   virtual void OnDone() = 0;
+  // Whether `Post` is asked to put the request in an order with others.
+  virtual bool IsOrdered() const { return false; }
+  // Runs `post_all`, which posts the request to all shards it concerns; not ok, and nothing is
+  // posted: the request is refused with that.
+  virtual Status Post(const std::function<void()>& post_all) {
+    post_all();
+    return Status::Ok();
+  }
   // Nothing ran.
   virtual void OnRefused(const Status& status) = 0;
 
   Core& core() { return *request_->core; }
   Request& request() { return *request_; }
   const ServingDefinition& definition() const { return *definition_; }
+  const DefinitionPtr& definition_ptr() const { return definition_; }
   RequestPlan& plan() { return *plan_; }
+  const RequestPlan& plan() const { return *plan_; }
 
  private:
   enum class Hold { kNone, kReserved, kExact, kExactReserved };
 
   void Run();
+  void RunInOrder();
   void PostTo(Shard& shard);
   void RunShard(Shard& shard);
   void Finish();
+  void GiveBackRows(std::size_t unused);
+  std::size_t RowsReserved() const;
   void CountOnShards();
   std::uint64_t CountOn(Shard& shard);
   void Counted();

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "ps/server/replicator.h"
+
 namespace ps::server {
 namespace {
 
@@ -17,12 +19,12 @@ void LogTables(Log& log, const sharding::ClusterDefinition& cluster, std::size_t
 
 }  // namespace
 
-void Definer::Define(std::string definition_json, Done done) {
-  core_->shards[0]->Post(
-      [this, json = std::move(definition_json), done = std::move(done)]() mutable {
-        waiting_.push_back({std::move(json), std::move(done)});
-        if (!busy_) Begin();
-      });
+void Definer::Define(std::string definition_json, Peers peers, Done done) {
+  core_->shards[0]->Post([this, json = std::move(definition_json), peers = std::move(peers),
+                          done = std::move(done)]() mutable {
+    waiting_.push_back({std::move(json), std::move(peers), std::move(done)});
+    if (!busy_) Begin();
+  });
 }
 
 void Definer::Begin() {
@@ -48,12 +50,17 @@ Status Definer::Prepare(const std::string& json, std::shared_ptr<Staging>* stagi
   DefinitionPtr now = core_->definition();
   if (now != nullptr && parsed.version <= now->cluster.version) {
     if (parsed.version < now->cluster.version || parsed.ToJson() == now->cluster.ToJson()) {
+      const Peers& peers = waiting_.front().peers;
+      if (parsed.version == now->cluster.version && !peers.empty()) {
+        core_->replicator->LearnPeers(peers);
+      }
       return Status::Ok();
     }
     return InvalidArgument("version " + std::to_string(parsed.version) +
                            " of the cluster definition is here already with another content");
   }
   auto made = std::make_shared<Staging>();
+  made->peers = waiting_.front().peers;
   PS_ASSIGN_OR_RETURN(made->next, NextDefinition(now, std::move(parsed), core_->options.server_id,
                                                  static_cast<int>(core_->shards.size())));
   if (now == nullptr) {
@@ -96,7 +103,7 @@ void Definer::Made(const std::shared_ptr<Staging>& staging) {
   };
   ForEachShard(*core_, adopt_or_drop, [this, staging, status] {
     if (status.ok()) {
-      core_->Publish(staging->next);
+      core_->replicator->Publish(staging->next, staging->peers);
       LogTables(core_->log, staging->next->cluster, staging->first_table);
     }
     core_->shards[0]->Post([this, status] { End(status); });

@@ -9,6 +9,7 @@
 #include "ps/base/status.h"
 #include "ps/optimizers/optimizer.h"
 #include "ps/server/core.h"
+#include "ps/server/peers.h"
 
 namespace ps::server {
 
@@ -21,18 +22,20 @@ class Definer {
 
   explicit Definer(Core* core) : core_(core) {}
 
-  // Thread-safe; `done` is called on a shard's thread.
-  void Define(std::string definition_json, Done done);
+  // `peers`: where the cluster's servers are. Thread-safe; `done` is called on a shard's thread.
+  void Define(std::string definition_json, Peers peers, Done done);
 
  private:
   struct Work {
     std::string json;
+    Peers peers;
     Done done;
   };
   using Tables = std::vector<std::unique_ptr<store::EmbeddingStore>>;
   // A definition on its way through the shards.
   struct Staging {
     DefinitionPtr next;
+    Peers peers;
     std::size_t first_table = 0;
     std::unique_ptr<optimizers::Optimizer> weight_optimizer;  // with the first definition
     std::vector<Tables> tables;                               // by shard

@@ -1,5 +1,6 @@
 #include "ps/server/definition.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace ps::server {
@@ -14,6 +15,12 @@ Status Differs(const std::string& what) {
 Status CheckFollows(const ClusterDefinition& now, const ClusterDefinition& next) {
   if (next.seed != now.seed) return Differs("another seed");
   if (!(next.map == now.map)) return Differs("another partition map");
+  if (next.weight_copies.copies != now.weight_copies.copies) {
+    return Differs("another number of copies of dense tensors");
+  }
+  if (!std::ranges::includes(next.weight_copies.lost, now.weight_copies.lost)) {
+    return Differs("a lost server is back");
+  }
   if (next.tables.size() < now.tables.size()) return Differs("fewer tables");
   for (std::size_t i = 0; i < now.tables.size(); ++i) {
     sharding::TableDefinition table = now.tables[i];
@@ -34,6 +41,20 @@ Status CheckFollows(const ClusterDefinition& now, const ClusterDefinition& next)
   return Status::Ok();
 }
 
+// Own partitions as their rows; those of other homes are dealt out in turn.
+std::vector<int> ShardOfChunk(const ServingDefinition& serving, int shard_count) {
+  std::vector<int> shards = serving.shard_of_partition;
+  const ClusterDefinition& cluster = serving.cluster;
+  int next = 0;
+  for (PartitionId partition = 0; partition < shards.size(); ++partition) {
+    if (shards[partition] >= 0) continue;
+    if (!cluster.weight_copies.Holds(serving.self, cluster.map.owner[partition])) continue;
+    shards[partition] = next;
+    next = next + 1 == shard_count ? 0 : next + 1;
+  }
+  return shards;
+}
+
 }  // namespace
 
 Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, ClusterDefinition next,
@@ -45,6 +66,7 @@ Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, ClusterDefinition
   if (now != nullptr) PS_RETURN_IF_ERROR(CheckFollows(now->cluster, next));
 
   auto serving = std::make_shared<ServingDefinition>();
+  serving->self = server_id;
   serving->shard_of_partition = now != nullptr
                                     ? now->shard_of_partition
                                     : sharding::ShardOfPartition(next.map, server_id, shard_count);
@@ -59,6 +81,8 @@ Result<DefinitionPtr> NextDefinition(const DefinitionPtr& now, ClusterDefinition
     }
   }
   serving->cluster = std::move(next);
+  serving->shard_of_chunk =
+      now != nullptr ? now->shard_of_chunk : ShardOfChunk(*serving, shard_count);
   return DefinitionPtr(std::move(serving));
 }
 

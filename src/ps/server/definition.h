@@ -32,13 +32,25 @@ class ChunkPresence {
 // holds the one it began with.
 struct ServingDefinition {
   sharding::ClusterDefinition cluster;
+  ServerId self = 0;
   std::vector<int> shard_of_partition;  // -1: another server's
+  // The same of the chunks of dense tensors, of which others' copies lie here, too.
+  std::vector<int> shard_of_chunk;  // by partition
   std::vector<std::uint64_t> table_salts;
   std::vector<std::uint64_t> tensor_salts;
   std::vector<std::shared_ptr<ChunkPresence>> presence;  // by tensor; shared by all versions
 
   int ShardOfChunk(TensorId tensor, std::uint32_t chunk) const {
-    return shard_of_partition[sharding::PartitionOfChunk(cluster.map, tensor_salts[tensor], chunk)];
+    return shard_of_chunk[sharding::PartitionOfChunk(cluster.map, tensor_salts[tensor], chunk)];
+  }
+  ServerId HomeOfChunk(TensorId tensor, std::uint32_t chunk) const {
+    return sharding::ServerOfChunk(cluster.map, tensor_salts[tensor], chunk);
+  }
+  // Whether this server applies changes to the chunks of a home (sharding/copies.h).
+  bool Owns(ServerId home) const { return cluster.weight_copies.OwnerOf(home) == self; }
+  // Whether another server gets to know what this one changes there.
+  bool PassesOn(ServerId home) const {
+    return cluster.weight_copies.NextAfter(self, home).has_value();
   }
 };
 using DefinitionPtr = std::shared_ptr<const ServingDefinition>;

@@ -4,6 +4,7 @@
 
 #include "ps/server/pull.h"
 #include "ps/server/push.h"
+#include "ps/server/replicate.h"
 
 namespace ps::server {
 
@@ -49,7 +50,9 @@ void Dispatcher::Enqueue(const StatePtr& state, RequestPtr request) {
 }
 
 bool Dispatcher::Serve(const StatePtr& state, const RequestPtr& request) {
-  if (core_->closing.load(std::memory_order_acquire)) {
+  // What other servers have applied is taken to the very end: their own ends wait for it.
+  const bool is_copy = request->type == wire::MessageType::kReplicate;
+  if (!is_copy && core_->closing.load(std::memory_order_acquire)) {
     request->Fail(ConnectionError(core_->Name() + " is stopping"));
     return true;
   }
@@ -60,6 +63,10 @@ bool Dispatcher::Serve(const StatePtr& state, const RequestPtr& request) {
   DefinitionPtr definition = core_->definition();
   if (definition == nullptr) {
     request->Fail(NotDefined(*core_));
+    return true;
+  }
+  if (is_copy) {
+    ServeReplicate(request, std::move(definition));
     return true;
   }
   auto release = [this, state] { Released(state); };

@@ -77,8 +77,12 @@ class Pull final : public DataRequest {
                                   section.shared_rows != nullptr ? section.shared_rows : values);
       return;
     }
-    store::WeightStore::View chunk = shard.weights().Get({head.id, head.chunk});
-    section.unchanged = chunk.version == head.version;
+    const store::ChunkId id{head.id, head.chunk};
+    // Without values (kIfPresent): version 0.
+    const bool is_there = shard.weights().Has(id);
+    const store::WeightStore::View chunk =
+        is_there ? shard.weights().Get(id) : store::WeightStore::View{};
+    section.unchanged = !is_there || chunk.version == head.version;
     SectionHead reply_head = ReplyHead(section);
     reply_head.version = chunk.version;
     wire::EncodeSectionHead(reply_head, out);

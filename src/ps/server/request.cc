@@ -8,9 +8,10 @@ namespace ps::server {
 namespace {
 
 const char* Name(wire::MessageType type) {
-  return type == wire::MessageType::kPull   ? "pull"
-         : type == wire::MessageType::kPush ? "push"
-                                            : "control";
+  return type == wire::MessageType::kPull        ? "pull"
+         : type == wire::MessageType::kPush      ? "push"
+         : type == wire::MessageType::kReplicate ? "replicate"
+                                                 : "control";
 }
 
 }  // namespace
@@ -84,6 +85,7 @@ Status TakeBytes(Request& request, std::size_t bytes) {
 }
 
 void Request::Answered() {
+  if (type == wire::MessageType::kReplicate) return;  // another server counts it, as what it was
   core->requests_total.Add();
   LatencyByType& latency = core->shards[connection->context_index()]->latency();
   LatencyHistogram& histogram = type == wire::MessageType::kPull   ? latency.pull

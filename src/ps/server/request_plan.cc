@@ -39,17 +39,41 @@ class Planner {
     for (const wire::SectionView& view : views) {
       SectionPlan& section = plan.sections.emplace_back();
       section.view = view;
-      PS_RETURN_IF_ERROR(view.head.kind == SectionKind::kRows ? PlanRows(&section)
-                                                              : PlanChunk(&section));
+      PS_RETURN_IF_ERROR(PlanSection(&section));
       if (type_ == MessageType::kPull) PS_RETURN_IF_ERROR(PlaceReply(&section, &reply_bytes));
     }
     CountShards(&plan);
     return Status::Ok();
   }
 
-  std::unique_ptr<RequestPlan> Take() { return std::move(plan_); }
+  Result<std::unique_ptr<RequestPlan>> Take() {
+    if (type_ == MessageType::kReplicate) PS_RETURN_IF_ERROR(CheckReplica());
+    return std::move(plan_);
+  }
 
  private:
+  Status PlanSection(SectionPlan* section) {
+    switch (section->view.head.kind) {
+      case SectionKind::kRows:
+        return PlanRows(section);
+      case SectionKind::kReplicaOf:
+        if (plan_->replica_of != nullptr || plan_->chunk_count > 0) {
+          return InvalidArgument("a copy of a change says twice whose it is, or too late");
+        }
+        plan_->replica_of = &section->view.head;
+        return Status::Ok();
+      default:
+        return PlanChunk(section);
+    }
+  }
+
+  Status CheckReplica() const {
+    const bool is_whole = plan_->replica_of != nullptr && plan_->chunk_count > 0 &&
+                          plan_->replica_of->chunk == plan_->home;
+    return is_whole ? Status::Ok()
+                    : InvalidArgument("a copy of a change without chunks, or of another home");
+  }
+
   Status PlanRows(SectionPlan* section) {
     const SectionHead& head = section->view.head;
     const auto& tables = definition_.cluster.tables;
@@ -158,18 +182,38 @@ class Planner {
     }
     section->only_shard = definition_.ShardOfChunk(head.id, head.chunk);
     if (section->only_shard < 0) return InvalidArgument(name + " belongs to another server");
-    bool sized = type_ == MessageType::kPull ||
-                 section->view.floats.size() == tensor.chunk_floats(head.chunk);
+    const std::size_t floats = section->view.floats.size();
+    bool sized = type_ == MessageType::kPull || floats == tensor.chunk_floats(head.chunk) ||
+                 (type_ == MessageType::kReplicate && floats > tensor.chunk_floats(head.chunk));
     if (!sized) {
       return InvalidArgument(name + " has " + std::to_string(tensor.chunk_floats(head.chunk)) +
                              " values, the request brings " +
                              std::to_string(section->view.floats.size()));
     }
-    if (head.kind == SectionKind::kChunk && !definition_.presence[head.id]->Has(head.chunk)) {
+    const bool must_be_there =
+        head.kind == SectionKind::kChunk && (head.flags & wire::kIfPresent) == 0;
+    if (must_be_there && !definition_.presence[head.id]->Has(head.chunk)) {
       return NotFound(name + " has no values yet; set or initialise the weights first");
     }
-    plan_->work_bytes[section->only_shard] += tensor.chunk_floats(head.chunk) * sizeof(float);
-    plan_->has_chunks = true;
+    plan_->work_bytes[section->only_shard] +=
+        wire::kSectionHeadBytes + tensor.chunk_floats(head.chunk) * sizeof(float);
+    if (type_ != MessageType::kPull) PS_RETURN_IF_ERROR(CheckHome(name, head));
+    section->chunk_number = plan_->chunk_count++;
+    plan_->chunk_floats += tensor.chunk_floats(head.chunk);
+    return Status::Ok();
+  }
+
+  Status CheckHome(const std::string& name, const SectionHead& head) {
+    const ServerId home = definition_.HomeOfChunk(head.id, head.chunk);
+    if (type_ == MessageType::kPush && !definition_.Owns(home)) {
+      return ConnectionError(name + " is owned by another server as far as this one knows; try " +
+                             "again");
+    }
+    if (plan_->chunk_count > 0 && home != plan_->home) {
+      return InvalidArgument(name + " is of home " + std::to_string(home) +
+                             ", the chunks before it are of home " + std::to_string(plan_->home));
+    }
+    plan_->home = home;
     return Status::Ok();
   }
 

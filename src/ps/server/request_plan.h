@@ -24,6 +24,7 @@ struct SectionPlan {
   std::unique_ptr<std::uint32_t[]> positions;
   std::vector<std::uint32_t> begin;
 
+  std::size_t chunk_number = 0;  // chunks: how many of them stand before it in the request
   std::size_t reply_offset = 0;  // pull: of its head in the reply
   float* shared_rows = nullptr;  // pull: where the rows go instead of behind that head
   bool unchanged = false;        // pull of a chunk: the client has this version
@@ -49,14 +50,19 @@ struct RequestPlan {
   std::deque<FramePlan> frames;
   std::vector<std::uint64_t> new_rows_max;  // by shard: keys that may make a row
   std::vector<std::size_t> work_bytes;      // by shard: of memory it touches; 0: not concerned
-  bool has_chunks = false;
+  std::size_t chunk_count = 0;
+  std::size_t chunk_floats = 0;  // of the tensors, without states
+  // Push and replicate: all chunks are of this home (sharding/copies.h).
+  ServerId home = 0;
+  const wire::SectionHead* replica_of = nullptr;  // replicate
 
   std::uint64_t new_rows_max_total() const;
 };
 
 // Checks everything that can be wrong with a request before any of it runs: sections, tables, dims,
 // whether keys and chunks are this server's, chunk sizes, whether chunks have values. The message
-// names section and value. `reply_bytes_max`: of one part of a pull's reply. `shared`: memory that
+// names section and value. A kConnection error, which clients retry: another server owns the chunks
+// as far as this one knows. `reply_bytes_max`: of one part of a pull's reply. `shared`: memory that
 // sections may refer to; it outlives the plan.
 Result<std::unique_ptr<RequestPlan>> PlanRequest(wire::MessageType type,
                                                  std::span<const net::Frame> frames,

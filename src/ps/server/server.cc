@@ -24,10 +24,12 @@
 #include "ps/server/core.h"
 #include "ps/server/definer.h"
 #include "ps/server/dispatcher.h"
+#include "ps/server/replicator.h"
 #include "ps/server/stats.h"
 #include "ps/server/sweeps.h"
 #include "ps/sharding/json_fields.h"
 #include "ps/wire/handshake.h"
+#include "ps/wire/messages.h"
 
 namespace ps::server {
 namespace {
@@ -35,6 +37,9 @@ namespace {
 constexpr int kShardThreadsMax = 256;
 // What a server and its host process open beside connections: listeners, strangers, files.
 constexpr std::size_t kOtherDescriptors = 512;
+// What other servers send of a chunk of a dense tensor, its optimizer state included.
+constexpr std::size_t kCopyPayloadBytesMax =
+    wire::kChunkStateFloatsMax * sizeof(float) + 3 * wire::kSectionHeadBytes;
 constexpr Duration kDrainPoll = std::chrono::milliseconds(2);
 // How long the end waits for shard threads to take notice (they may be amid a step).
 constexpr Duration kBarrierTimeout = std::chrono::seconds(5);
@@ -131,6 +136,7 @@ struct Server::Impl {
   std::string RegistrationJson() const;
 
   Core core;
+  Replicator replicator{&core};
   Definer definer{&core};
   Sweeps sweeps{&core};
   CheckpointJobs jobs;
@@ -157,6 +163,7 @@ Status Server::Impl::Start() {
     contexts.push_back(&core.shards.back()->context());
   }
   dispatcher = std::make_unique<Dispatcher>(&core, &control);
+  core.replicator = &replicator;
   core.end = [this](const std::string& why, Duration grace) { End(why, grace, false); };
 
   net::ListenerOptions listen;
@@ -168,7 +175,7 @@ Status Server::Impl::Start() {
   listen.tls = core.options.tls;
   listen.peer_silence_ms = net::PeerSilenceMs(core.options.driver_silence_seconds);
   listen.identity = {core.options.server_id, core.incarnation};
-  listen.payload_bytes_max = PayloadBytesMax(core.options);
+  listen.payload_bytes_max = std::max(PayloadBytesMax(core.options), kCopyPayloadBytesMax);
   listen.compression = core.options.compression;
   listen.connections_max = ConnectionsMax(core);
   PS_ASSIGN_OR_RETURN(core.listener, net::Listener::Start(listen, contexts, dispatcher.get()));
@@ -233,6 +240,7 @@ void Server::Impl::Close() {
   WaitForRequests();
   Barrier();  // the answers of the last requests are on their connections now
   core.cut_short.store(true);
+  replicator.Stop();
   jobs.Close();
   std::unique_ptr<CoordinatorLink> line;
   {

@@ -46,8 +46,9 @@ struct ServerOptions {
 //
 // Requests (wire/frame.h): pulls and pushes as documented in messages.h, and kControl with
 //   {"op":"describe"}                -> {"server_id","coordinator":"host:port","definition":{...}}
-//   {"op":"define","definition":{}}  -> {}          newer versions add tables and tensors; checked
-//   wholly first
+//   {"op":"define","definition":{},"servers":[...]} -> {}
+//        newer versions add tables, tensors and lost servers; checked wholly first. "servers" says
+//        where the others are (peers.h)
 //   {"op":"init_tensors","tensors":[{"id","init":"zeros|ones|random|normal","scale"}]} -> {} (fresh
 //   optimizer state)
 //   {"op":"decay","method":"multiply","factor"} | {"op":"decay","method":"prune","min_count"} ->

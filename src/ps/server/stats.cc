@@ -89,7 +89,8 @@ void AddWeights(const DefinitionPtr& definition, Json* json) {
   for (std::size_t i = 0; i < count; ++i) {
     TensorId id = static_cast<TensorId>(i);
     if (definition->cluster.tensors[i].dropped) continue;
-    if (definition->ShardOfChunk(id, 0) < 0 || !definition->presence[i]->Has(0)) continue;
+    if (!definition->Owns(definition->HomeOfChunk(id, 0))) continue;
+    if (!definition->presence[i]->Has(0)) continue;
     ++weights;
     parameters += definition->cluster.tensors[i].floats();
   }

@@ -156,6 +156,24 @@ Result<PartitionMap> MapFromValue(const Json& json) {
   return map;
 }
 
+Result<Copies> CopiesFromValue(const Json& json, std::uint32_t server_count) {
+  Copies copies{server_count, 1, {}};
+  PS_ASSIGN_OR_RETURN(copies.copies, GetUnsigned(json, "weight_replicas", server_count));
+  if (copies.copies == 0) return InvalidArgument("weight_replicas is 0; allowed is 1 or more");
+  PS_ASSIGN_OR_RETURN(const Json* lost, GetArray(json, "lost", limits::kServersMax));
+  for (const Json& server : *lost) {
+    const bool in_order = server.is_number_unsigned() &&
+                          server.get<std::uint64_t>() < server_count &&
+                          (copies.lost.empty() || server.get<std::uint64_t>() > copies.lost.back());
+    if (!in_order) {
+      return InvalidArgument("lost: " + Dump(*lost) + " are not server ids below " +
+                             std::to_string(server_count) + ", ascending");
+    }
+    copies.lost.push_back(server.get<ServerId>());
+  }
+  return copies;
+}
+
 // Ids are indices, names of what was not dropped are distinct.
 template <typename Definition>
 Status CheckNumbering(const char* what, const std::vector<Definition>& definitions) {
@@ -217,6 +235,8 @@ std::string ClusterDefinition::ToJson() const {
             {"seed", seed},
             {"weight_optimizer", ToJsonValue(weight_optimizer)},
             {"map", ToJsonValue(map)},
+            {"weight_replicas", weight_copies.copies},
+            {"lost", weight_copies.lost},
             {"tables", Json::array()},
             {"tensors", Json::array()}};
   for (const TableDefinition& table : tables) json["tables"].push_back(ToJsonValue(table));
@@ -233,6 +253,8 @@ Result<ClusterDefinition> ClusterDefinition::FromJson(const std::string& json) {
   PS_ASSIGN_OR_RETURN(definition.weight_optimizer, OptimizerFromValue(*optimizer));
   PS_ASSIGN_OR_RETURN(const Json* map, GetObject(parsed, "map"));
   PS_ASSIGN_OR_RETURN(definition.map, MapFromValue(*map));
+  PS_ASSIGN_OR_RETURN(definition.weight_copies,
+                      CopiesFromValue(parsed, definition.map.server_count));
   PS_ASSIGN_OR_RETURN(const Json* tables, GetArray(parsed, "tables", limits::kTablesMax));
   for (const Json& table : *tables) {
     PS_ASSIGN_OR_RETURN(TableDefinition one, TableFromValue(table));

@@ -8,6 +8,7 @@
 #include "ps/base/hash.h"
 #include "ps/base/status.h"
 #include "ps/base/types.h"
+#include "ps/sharding/copies.h"
 #include "ps/sharding/partition_map.h"
 
 namespace ps::sharding {
@@ -54,6 +55,7 @@ struct ClusterDefinition {
   std::uint64_t seed = 0;
   OptimizerDefinition weight_optimizer;
   PartitionMap map;
+  Copies weight_copies;  // of dense tensors; a chunk's home is what the map says
   std::vector<TableDefinition> tables;
   std::vector<TensorDefinition> tensors;
 

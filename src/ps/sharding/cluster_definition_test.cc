@@ -19,6 +19,7 @@ ClusterDefinition Example() {
   definition.seed = std::numeric_limits<std::uint64_t>::max();
   definition.weight_optimizer = {"adam", {{"learning_rate", 0.001}, {"beta1", 0.9}}};
   definition.map = {3, 2, 2, {0, 1, 1, 0}};
+  definition.weight_copies = {2, 2, {1}};
   definition.tables.push_back(
       {0, "default", 64, {"adagrad", {{"epsilon", 1e-10}}}, "normal", 0.01});
   definition.tables.push_back({1, "käufer \"x\"", 8, {"sgd", {}}, "zeros", 0.0});
@@ -42,6 +43,7 @@ TEST(ClusterDefinition, JsonKeepsEveryField) {
   EXPECT_EQ(after->seed, before.seed);
   EXPECT_EQ(after->weight_optimizer, before.weight_optimizer);
   EXPECT_EQ(after->map, before.map);
+  EXPECT_EQ(after->weight_copies, before.weight_copies);
   ASSERT_EQ(after->tables.size(), 2u);
   for (std::size_t i = 0; i < 2; ++i) {
     EXPECT_TRUE(after->tables[i].SameAs(before.tables[i]));
@@ -104,6 +106,10 @@ TEST(ClusterDefinition, RefusesWhatCannotBe) {
            {"{}", "version"},
            {With("/seed", -1), "seed"},
            {With("/map/owner/2", 2), "owner 2 of partition 2"},
+           {With("/weight_replicas", 0), "weight_replicas"},
+           {With("/weight_replicas", 3), "weight_replicas"},
+           {With("/lost", Json::array({2})), "lost"},
+           {With("/lost", Json::array({1, 0})), "ascending"},
            {With("/map/partition_bits", 3), "partition_bits"},
            {With("/map/partition_bits", 17), "partition_bits"},
            {With("/tables/0/dim", 0), "dim"},

@@ -25,6 +25,12 @@ void WeightStore::Restore(ChunkId id, std::span<const float> values, std::span<c
   chunk.version = std::max(chunk.version, version_min);
 }
 
+void WeightStore::StartEpoch(const std::function<bool(ChunkId)>& concerns) {
+  for (auto& [id, chunk] : chunks_) {
+    if (concerns(id)) chunk.version = NextEpoch(chunk.version);
+  }
+}
+
 void WeightStore::AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,
                                 std::uint64_t stream, std::size_t floats) {
   Chunk& chunk = Renew(id, floats);

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -41,6 +42,12 @@ class WeightStore {
   // version goes up, to `version_min` at least.
   void Restore(ChunkId id, std::span<const float> values, std::span<const float> state,
                std::uint64_t version_min = 0);
+  // Raises the versions of chunks to the next epoch (NextEpoch), beyond any that another server may
+  // have handed out for them.
+  void StartEpoch(const std::function<bool(ChunkId)>& concerns);
+  // The upper half of a version is its epoch, which grows when the chunk gets another owner or is
+  // loaded: the same new version on every server that has a copy, however far each had come.
+  static std::uint64_t NextEpoch(std::uint64_t version) { return ((version >> 32) + 1) << 32; }
   // Values [first, first+floats) of the tensor's initial sequence (see FillInitial), then as
   // Assign.
   void AssignInitial(ChunkId id, const Initializer& initializer, std::uint64_t seed,

@@ -78,6 +78,18 @@ TEST_F(WeightStoreTest, ARestoredChunkGoesOnWhereTheOtherStopped) {
   EXPECT_EQ(Copy(other.Get(id_).state), Copy(store_.Get(id_).state));
 }
 
+TEST_F(WeightStoreTest, ANewEpochIsTheSameWhateverAVersionHadCountedTo) {
+  store_.Assign({0, 0}, std::vector<float>{1.0f});
+  store_.Assign({0, 1}, std::vector<float>{1.0f});
+  store_.Assign({0, 1}, std::vector<float>{2.0f});
+  store_.StartEpoch([](ChunkId id) { return id.tensor == 0; });
+  EXPECT_EQ(store_.Get({0, 0}).version, std::uint64_t{1} << 32);
+  EXPECT_EQ(store_.Get({0, 1}).version, std::uint64_t{1} << 32);
+  EXPECT_EQ(store_.Get({0, 1}).values[0], 2.0f);
+  store_.StartEpoch([](ChunkId) { return false; });
+  EXPECT_EQ(store_.Get({0, 0}).version, std::uint64_t{1} << 32);
+}
+
 TEST_F(WeightStoreTest, AssignMayChangeTheSize) {
   store_.Assign(id_, values_);
   for (std::size_t floats : {5, 2, 0, 4}) {

@@ -48,6 +48,7 @@ Result<std::unique_ptr<Cluster>> Cluster::Start(const ClusterOptions& options) {
   coordination.bind_host = "127.0.0.1";
   coordination.server_count = options.servers;
   coordination.partition_count = options.partition_count;
+  coordination.weight_replicas = options.weight_replicas;
   coordination.seed = options.seed;
   coordination.weight_optimizer = options.weight_optimizer;
   coordination.tables = options.tables;

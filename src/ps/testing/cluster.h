@@ -19,6 +19,7 @@ struct ClusterOptions {
   std::uint64_t rows_max = 0;
   std::uint64_t seed = 7;
   std::uint32_t partition_count = 64;
+  std::uint32_t weight_replicas = 1;
   bool unix_sockets = false;
   std::size_t message_bytes_max = 4u << 20;
   std::size_t requests_in_flight_bytes_max = 64u << 20;

@@ -70,6 +70,7 @@ bool IsKnown(MessageType type) {
     case MessageType::kPullReply:
     case MessageType::kPush:
     case MessageType::kPushReply:
+    case MessageType::kReplicate:
     case MessageType::kControl:
     case MessageType::kControlReply:
     case MessageType::kError:

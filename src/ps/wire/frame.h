@@ -27,6 +27,8 @@ enum class MessageType : std::uint8_t {
   kPullReply = 17,
   kPush = 18,
   kPushReply = 19,  // empty payload: the push is applied (now or before)
+  // From server to server: what a push has made of dense tensors; answered as a push.
+  kReplicate = 20,
   // Control: JSON object, {"op": ...} -> reply object.
   kControl = 32,
   kControlReply = 33,
@@ -46,8 +48,8 @@ struct FrameHeader {
   MessageType type = MessageType::kError;
   std::uint16_t flags = 0;
   std::uint64_t request_id = 0;  // chosen by the requester, echoed by the reply
-  std::uint64_t stream = 0;      // push: the stream; else 0
-  std::uint64_t sequence = 0;    // push: number in the stream; reply: part number
+  std::uint64_t stream = 0;      // push, replicate: the stream; else 0
+  std::uint64_t sequence = 0;    // the same: number in the stream; reply: part number
   std::uint32_t payload_bytes = 0;
   std::uint32_t raw_bytes = 0;         // = payload_bytes unless compressed
   std::uint32_t payload_checksum = 0;  // low 32 bits of XXH3-64 of the payload as sent

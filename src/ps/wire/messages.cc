@@ -47,6 +47,8 @@ BodyShape ShapeOf(MessageType type, const SectionHead& head) {
       return {0, floats};
     case MessageType::kPush:
       return {rows ? head.count : 0u, floats};
+    case MessageType::kReplicate:
+      return {0, head.count};
     default:
       return {};
   }
@@ -82,7 +84,9 @@ Status CheckChunkHead(MessageType type, const SectionHead& head, std::size_t num
   if (head.kind == SectionKind::kChunkAssign && type != MessageType::kPush) {
     return Bad(head, number, "only a push assigns");
   }
-  std::uint16_t known = head.kind == SectionKind::kChunkAssign ? kOnlyIfAbsent : 0;
+  std::uint16_t known = head.kind == SectionKind::kChunkAssign ? kOnlyIfAbsent
+                        : type == MessageType::kPull           ? kIfPresent
+                                                               : 0;
   if ((head.flags & ~known) != 0 || head.dim != 0) {
     return Bad(head, number, "unknown flags, or a dim, of a chunk");
   }
@@ -94,9 +98,22 @@ Status CheckChunkHead(MessageType type, const SectionHead& head, std::size_t num
   return Status::Ok();
 }
 
+Status CheckReplicaHead(const SectionHead& head, std::size_t number) {
+  const std::size_t floats_max = head.kind == SectionKind::kReplicaOf ? 0 : kChunkStateFloatsMax;
+  if (head.flags != 0 || head.dim != 0) return Bad(head, number, "flags, or a dim, of a copy");
+  if (head.count <= floats_max) return Status::Ok();
+  return Bad(head, number,
+             std::to_string(head.count) + " floats, at most " + std::to_string(floats_max));
+}
+
 Status CheckHead(MessageType type, const SectionHead& head, std::size_t number) {
   if (!std::isfinite(head.rate_scale) || head.rate_scale < 0.0f) {
     return Bad(head, number, "rate_scale is not a finite number >= 0");
+  }
+  const bool is_of_copy =
+      head.kind == SectionKind::kChunkState || head.kind == SectionKind::kReplicaOf;
+  if (is_of_copy != (type == MessageType::kReplicate)) {
+    return Bad(head, number, "does not belong in this type of message");
   }
   switch (head.kind) {
     case SectionKind::kRows:
@@ -104,13 +121,16 @@ Status CheckHead(MessageType type, const SectionHead& head, std::size_t number) 
     case SectionKind::kChunk:
     case SectionKind::kChunkAssign:
       return CheckChunkHead(type, head, number);
+    case SectionKind::kChunkState:
+    case SectionKind::kReplicaOf:
+      return CheckReplicaHead(head, number);
   }
   return Bad(head, number, "unknown kind");
 }
 
 bool HasSections(MessageType type) {
   return type == MessageType::kPull || type == MessageType::kPullReply ||
-         type == MessageType::kPush;
+         type == MessageType::kPush || type == MessageType::kReplicate;
 }
 
 }  // namespace

@@ -141,6 +141,28 @@ TEST(Messages, EachShorterPushIsRefusedUnlessItEndsWithASection) {
   }
 }
 
+TEST(Messages, SectionsOfCopiesStandInReplicateAloneAndOthersDoNot) {
+  for (SectionKind kind : {SectionKind::kReplicaOf, SectionKind::kChunkState}) {
+    std::vector<std::byte> payload;
+    AppendSection(MessageType::kReplicate, Chunk(kind, 1, 2, 0), &payload);
+    EXPECT_TRUE(DecodeSections(MessageType::kReplicate, Payload(payload).span()).ok());
+    EXPECT_FALSE(DecodeSections(MessageType::kPush, Payload(payload).span()).ok());
+    EXPECT_FALSE(DecodeSections(MessageType::kPull, Payload(payload).span()).ok());
+  }
+  std::vector<std::byte> push = SamplePush();
+  EXPECT_FALSE(DecodeSections(MessageType::kReplicate, Payload(push).span()).ok());
+
+  std::vector<std::byte> state;
+  const auto floats = static_cast<std::uint32_t>(kChunkStateFloatsMax);
+  AppendSection(MessageType::kReplicate, Chunk(SectionKind::kChunkState, 1, 2, floats), &state);
+  Payload largest(state);
+  auto sections = DecodeSections(MessageType::kReplicate, largest.span());
+  ASSERT_TRUE(sections.ok()) << sections.status().ToString();
+  EXPECT_EQ((*sections)[0].floats.size(), kChunkStateFloatsMax);
+  EncodeSectionHead(Chunk(SectionKind::kChunkState, 1, 2, floats + 1), state.data());
+  EXPECT_FALSE(DecodeSections(MessageType::kReplicate, Payload(state).span()).ok());
+}
+
 TEST(Messages, HeadsThatCannotBeAreRefused) {
   auto refused = [](MessageType type, SectionHead head) {
     std::vector<std::byte> bytes(kSectionHeadBytes + 1'024);

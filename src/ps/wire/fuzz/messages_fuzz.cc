@@ -41,7 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
   std::vector<std::uint64_t> aligned((payload_bytes + 7) / 8);
   if (payload_bytes > 0) std::memcpy(aligned.data(), data + 1, payload_bytes);
   std::span<const std::byte> payload = std::as_bytes(std::span(aligned)).first(payload_bytes);
-  switch (data[0] % 4) {
+  switch (data[0] % 5) {
     case 0:
       TrySections(wire::MessageType::kPull, payload);
       break;
@@ -50,6 +50,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
       break;
     case 2:
       TrySections(wire::MessageType::kPush, payload);
+      break;
+    case 3:
+      TrySections(wire::MessageType::kReplicate, payload);
       break;
     default:
       if (wire::DecodeError(payload).ok()) std::abort();  // an error reply is never "ok"
