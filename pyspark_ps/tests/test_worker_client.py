@@ -484,6 +484,15 @@ def test_a_client_works_on_in_both_processes_after_a_fork(worker, ids):
     assert worker.get_stats()["retries"] == 0
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT is a KeyboardInterrupt, also where the tests' runner keeps it from its workers."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_server_that_is_stopped_times_out_and_ctrl_c_gets_through(config):
     short = config.replace(num_servers=1, timeout_seconds=1.0)
     with PSMainClient(None, short) as main:
