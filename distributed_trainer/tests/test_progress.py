@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,3 +77,15 @@ def test_the_table_of_a_long_range_shows_its_last_days(
     said = capsys.readouterr().err
     assert "60 of 60 days trained" in said
     assert said.count("2024-03-") == progress.TABLE_DAYS_MAX
+
+
+def test_a_notebook_shows_a_bar_and_the_table_in_its_cell(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    with RangeProgress(2, _session([0], threading.Event())) as shown:
+        shown.day_done(_day(1))
+        shown.day_done(_day(2))
+    out, err = capsys.readouterr()
+    assert "2/2" in err  # the bar
+    assert "2024-03-02" in out  # a notebook shows standard output as a cell's own
