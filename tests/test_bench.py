@@ -17,7 +17,10 @@ from bench.peers import environments
 from bench.peers.passes import Contestant, ContestantFailed, in_turns
 
 ROOT = Path(__file__).parents[1]
-COUNTING = "from bench.peers.passes import serve; serve({'pass': lambda: print('working')})"
+COUNTING = """
+from bench.peers.passes import serve
+serve({"pass": lambda: print("working"), "telling": lambda: {"cpu": [1.5, 0.0]}})
+"""
 
 
 def test_every_benchmark_that_is_listed_has_its_program() -> None:
@@ -91,6 +94,15 @@ def test_contestants_take_turns_and_the_first_round_is_not_counted() -> None:
     assert turns == ["ours", "theirs"] * 3
     assert {name: len(times) for name, times in seconds.items()} == {"ours": 2, "theirs": 2}
     assert min(seconds["theirs"]) > 0
+
+
+def test_a_contestant_tells_what_its_last_run_returned() -> None:
+    contestant = Contestant(sys.executable, "-c", COUNTING)
+    contestant.run("telling")
+    told = contestant.told
+    contestant.run("pass")
+    contestant.close()
+    assert (told, contestant.told) == ({"cpu": [1.5, 0.0]}, {})
 
 
 def test_a_contestant_that_cannot_start_says_why() -> None:

@@ -6,6 +6,7 @@ so that a noisy machine disturbs all alike; who waits for its turn does nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,17 +14,21 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 MARK = "passes: "
 ROOT = Path(__file__).parent.parent.parent
 
 
 def serve(runs: Mapping[str, Callable[[], object]]) -> None:
-    """In the contestant's process: does what its parent names, until the parent ends."""
+    """In the contestant's process: does what its parent names, until the parent ends.
+
+    A dict (of plain values) that a run returns is told to the parent.
+    """
     print(f"{MARK}ready", flush=True)
     for line in sys.stdin:
-        runs[line.strip()]()
-        print(f"{MARK}done", flush=True)
+        told = runs[line.strip()]()
+        print(f"{MARK}done {json.dumps(told if isinstance(told, dict) else {})}", flush=True)
 
 
 class ContestantFailed(RuntimeError):
@@ -32,6 +37,9 @@ class ContestantFailed(RuntimeError):
 
 class Contestant:
     """The process that `command` starts; ready when this returns.
+
+    Attributes:
+        told: what its last run returned.
 
     Raises:
         ContestantFailed: it ended before it was ready; later, amid a run.
@@ -48,6 +56,7 @@ class Contestant:
             stderr=self._log,
             text=True,
         )
+        self.told: dict[str, Any] = {}
         self._await("ready")
 
     def run(self, name: str) -> float:
@@ -56,8 +65,10 @@ class Contestant:
         began = time.perf_counter()
         self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
-        self._await("done")
-        return time.perf_counter() - began
+        told = self._await("done")
+        seconds = time.perf_counter() - began
+        self.told = json.loads(told)
+        return seconds
 
     def close(self) -> None:
         """Ends the process: its standard input closes."""
@@ -72,11 +83,12 @@ class Contestant:
         self._process.stdout.close()
         self._log.close()
 
-    def _await(self, word: str) -> None:
+    def _await(self, word: str) -> str:
+        """What follows the mark and the word on their line."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.strip() == MARK + word:
-                return
+            if line.startswith(MARK + word):
+                return line[len(MARK + word) :].strip()
         self._process.wait()
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
