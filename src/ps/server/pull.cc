@@ -73,8 +73,11 @@ class Pull final : public DataRequest {
     if (head.kind == SectionKind::kRows) {
       SectionPlan::Part part = section.PartOf(shard.index());
       bool create = (head.flags & wire::kCreateMissing) != 0;
+      const bool shared = section.shared_rows != nullptr;
+      using Stores = store::EmbeddingStore::Stores;
       shard.table(head.id).Gather(part.keys, part.positions, create, reserved,
-                                  section.shared_rows != nullptr ? section.shared_rows : values);
+                                  shared ? section.shared_rows : values,
+                                  shared ? Stores::kStreamed : Stores::kCached);
       return;
     }
     const store::ChunkId id{head.id, head.chunk};

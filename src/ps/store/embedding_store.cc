@@ -12,6 +12,7 @@
 #include "ps/store/page_pool.h"
 #include "ps/store/row_table.h"
 #include "ps/store/row_visit.h"
+#include "ps/store/stream_row.h"
 #include "ps/store/sweeper.h"
 
 namespace ps::store {
@@ -79,7 +80,7 @@ class PartitionedStore final : public EmbeddingStore {
 
   std::size_t CountMissing(std::span<const Key> keys) const override;
   void Gather(std::span<const Key> keys, const std::uint32_t* positions, bool create,
-              std::size_t* reserved, float* out) override;
+              std::size_t* reserved, float* out, Stores stores) override;
   void Apply(std::span<const Key> keys, const std::uint32_t* positions, const float* grads,
              float rate_scale, std::size_t* reserved) override;
   void Set(Key key, std::span<const float> values, float count, UnixDay last_day,
@@ -101,7 +102,7 @@ class PartitionedStore final : public EmbeddingStore {
  private:
   template <std::size_t kDim>
   void GatherDim(std::span<const Key> keys, const std::uint32_t* positions, bool create,
-                 std::size_t* reserved, float* out);
+                 std::size_t* reserved, float* out, bool streamed);
   // A row with count 1, initial values and fresh state; null when nothing is reserved.
   RowHeader* Create(Key key, std::uint64_t hash, UnixDay today, std::size_t* reserved);
   // The same without values and state.
@@ -135,32 +136,39 @@ std::size_t PartitionedStore::CountMissing(std::span<const Key> keys) const {
 }
 
 void PartitionedStore::Gather(std::span<const Key> keys, const std::uint32_t* positions,
-                              bool create, std::size_t* reserved, float* out) {
+                              bool create, std::size_t* reserved, float* out, Stores stores) {
+  const bool streamed = stores == Stores::kStreamed && CanStream(out, dim_);
   switch (dim_) {
     case 4:
-      return GatherDim<4>(keys, positions, create, reserved, out);
+      return GatherDim<4>(keys, positions, create, reserved, out, streamed);
     case 8:
-      return GatherDim<8>(keys, positions, create, reserved, out);
+      return GatherDim<8>(keys, positions, create, reserved, out, streamed);
     case 16:
-      return GatherDim<16>(keys, positions, create, reserved, out);
+      return GatherDim<16>(keys, positions, create, reserved, out, streamed);
     case 32:
-      return GatherDim<32>(keys, positions, create, reserved, out);
+      return GatherDim<32>(keys, positions, create, reserved, out, streamed);
     case 64:
-      return GatherDim<64>(keys, positions, create, reserved, out);
+      return GatherDim<64>(keys, positions, create, reserved, out, streamed);
     default:
-      return GatherDim<0>(keys, positions, create, reserved, out);
+      return GatherDim<0>(keys, positions, create, reserved, out, streamed);
   }
 }
 
 template <std::size_t kDim>
 void PartitionedStore::GatherDim(std::span<const Key> keys, const std::uint32_t* positions,
-                                 bool create, std::size_t* reserved, float* out) {
+                                 bool create, std::size_t* reserved, float* out, bool streamed) {
   const std::size_t dim = kDim == 0 ? dim_ : kDim;
   const RowPrefetch prefetch(values_bytes());
   missing_.clear();
   VisitRows(table_, keys, prefetch, &missing_, [=](std::size_t i, const RowHeader* header) {
-    CopyValues<kDim>(out + At(positions, i) * dim, Values(header), dim);
+    float* to = out + At(positions, i) * dim;
+    if (streamed) {
+      StreamRow(to, Values(header), dim);
+    } else {
+      CopyValues<kDim>(to, Values(header), dim);
+    }
   });
+  if (streamed) StreamFence();
   if (missing_.empty()) return;
   const UnixDay today = clock_->Today();
   VisitMissing(table_, keys, &missing_,

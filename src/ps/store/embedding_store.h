@@ -66,8 +66,14 @@ class EmbeddingStore {
   // from seed, table and key alone) when `create`, else zeros. New rows are drawn from `reserved`,
   // the number of rows the caller has reserved from the budget; what is not needed stays in it.
   // Requires *reserved >= CountMissing(keys) when `create`.
+  // Streamed: written around the caches where that can be, for another process to read.
+  enum class Stores { kCached, kStreamed };
   virtual void Gather(std::span<const Key> keys, const std::uint32_t* positions, bool create,
-                      std::size_t* reserved, float* out) = 0;
+                      std::size_t* reserved, float* out, Stores stores) = 0;
+  void Gather(std::span<const Key> keys, const std::uint32_t* positions, bool create,
+              std::size_t* reserved, float* out) {
+    Gather(keys, positions, create, reserved, out, Stores::kCached);
+  }
 
   // Applies gradient i to key i's row, made first when missing (with count 1, as by Gather); then
   // count + 1 and last_day = today, also for a row just made (whose count is 2 after this).

@@ -5,6 +5,7 @@
 
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -41,6 +42,28 @@ TEST_F(EmbeddingStoreTest, InsertThenFindSurvivesGrowthOverManySplits) {
   EXPECT_EQ(Gather(store.get(), Range(0, 100), false), first);
   EXPECT_EQ(store->CountMissing(Range(0, 60'000)), 0u);
   EXPECT_EQ(AllRows(*store, 2).size(), store->Stats().rows);
+}
+
+TEST_F(EmbeddingStoreTest, StreamedRowsAreTheSame) {
+  const std::vector<Key> keys = Range(0, 300);
+  std::vector<std::uint32_t> positions(keys.size());
+  std::iota(positions.rbegin(), positions.rend(), 0);
+  for (const std::uint32_t dim : {3, 16, 48, 64}) {
+    auto store = MakeStore(Spec(dim), 2, &budget_, &clock_);
+    Gather(store.get(), keys, true);
+    const auto gathered = [&](std::size_t shift, EmbeddingStore::Stores stores) {
+      std::vector<float> memory(keys.size() * dim + 32);
+      void* aligned = memory.data();
+      std::size_t room = memory.size() * sizeof(float);
+      auto* out = static_cast<float*>(std::align(64, keys.size() * dim * 4, aligned, room)) + shift;
+      store->Gather(keys, positions.data(), false, nullptr, out, stores);
+      return std::vector<float>(out, out + keys.size() * dim);
+    };
+    const auto cached = gathered(0, EmbeddingStore::Stores::kCached);
+    EXPECT_NE(cached.front(), cached.back());
+    EXPECT_EQ(gathered(0, EmbeddingStore::Stores::kStreamed), cached) << dim;
+    EXPECT_EQ(gathered(1, EmbeddingStore::Stores::kStreamed), cached) << dim;
+  }
 }
 
 TEST_F(EmbeddingStoreTest, CountIsOneAtCreationAndOneMoreForEachPush) {
