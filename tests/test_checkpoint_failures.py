@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +22,32 @@ from pyspark_ps.storage import CheckpointManager
 from tests.checkpoint_driver import EXIT_SAVE_FAILED
 from tests.processes import pids_of
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 IDS = np.arange(100)
 LOST = (PSConnectionError, PSTimeoutError, ClosedError)
 
 
 class Faults:
-    """Sets what happens in the servers started meanwhile (faults/sitecustomize.py)."""
+    """Sets what happens in servers (faults/sitecustomize.py)."""
 
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "fault"
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._monkeypatch = monkeypatch
+        path = [str(HERE / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
 
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        self.file.write_text(what)
-        try:
-            yield
-        finally:
-            self.file.unlink()
+    def of_next_servers(self, name: str) -> Path:
+        """The file that says what happens in the servers started from now on."""
+        file = self._folder / name
+        self._monkeypatch.setenv("PS_TEST_FAULT", str(file))
+        return file
 
 
 @pytest.fixture
 def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
-    found = Faults(tmp_path)
-    path = os.pathsep.join([str(HERE / "faults"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    monkeypatch.setenv("PYTHONPATH", path)
-    monkeypatch.setenv("PS_TEST_FAULT", str(found.file))
-    return found
+    return Faults(tmp_path, monkeypatch)
 
 
 def config(servers: int = 1, **fields: Any) -> PSConfig:
@@ -79,7 +78,8 @@ def test_who_dies_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, who: st
         assert done.returncode in (0, -9, EXIT_SAVE_FAILED), done.stderr.decode()
         return done.returncode, folder / "place"
 
-    with ThreadPoolExecutor(2) as pool:
+    # Most of the time each driver waits for its dead server: all at once.
+    with ThreadPoolExecutor(12) as pool:
         ended = list(pool.map(run, range(1, 13)))
     manager = CheckpointManager()
     died = [place for code, place in ended if code != 0]
@@ -101,6 +101,7 @@ def test_who_dies_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, who: st
 def test_a_full_disk_fails_the_save_and_nothing_else(tmp_path: Path, faults: Faults) -> None:
     place = tmp_path / "place"
     manager = CheckpointManager()
+    fault = faults.of_next_servers("fault")
     with PSMainClient(None, config(2, timeout_seconds=30.0)) as main:
         worker = main.worker_client()
         worker.pull_embeddings(IDS)
@@ -108,8 +109,10 @@ def test_a_full_disk_fails_the_save_and_nothing_else(tmp_path: Path, faults: Fau
         kept = files(place)
         rows = worker.pull_embeddings(np.arange(130))
         for at in (1, 2, 4):
-            with faults(f"full {at}"), pytest.raises(StorageError, match="No space left"):
+            fault.write_text(f"full {at}")
+            with pytest.raises(StorageError, match="No space left"):
                 main.save_to_s3(str(place))
+            fault.unlink()
             assert manager.info(str(place)).to_dict() == before.to_dict()
             assert files(place) == kept
         np.testing.assert_array_equal(worker.pull_embeddings(np.arange(130)), rows)
@@ -125,9 +128,21 @@ def test_a_server_killed_while_it_loads_loses_the_cluster_and_no_checkpoint(
         main.init_weights({"w": (10,)})
         main.worker_client().pull_embeddings(IDS)
         before = main.save_to_s3(str(place))
-    for at in (1, 2, 4):
-        with PSMainClient(None, config(2)) as main, faults(f"kill {at}"), pytest.raises(LOST):
+
+    def load(main: PSMainClient, fault: Path, at: int) -> None:
+        fault.write_text(f"kill {at}")
+        with pytest.raises(LOST):
             main.load_from_s3(str(place))
+
+    # A load waits for the dead server and for the other, which waits for it too: all at once.
+    with ExitStack() as clusters, ThreadPoolExecutor() as pool:
+        started = []
+        for at in (1, 2, 4):
+            fault = faults.of_next_servers(f"fault {at}")
+            started.append((clusters.enter_context(PSMainClient(None, config(2))), fault, at))
+        for done in [pool.submit(load, *cluster) for cluster in started]:
+            done.result()
+    faults.of_next_servers("none")
     with PSMainClient(None, config(2)) as main:
         assert main.load_from_s3(str(place)).to_dict() == before.to_dict()
         assert main.get_cluster_stats()["total_embeddings"] == len(IDS)

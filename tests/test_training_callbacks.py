@@ -16,6 +16,8 @@ from distributed_trainer import DistributedTrainer, TrainingError
 from pyspark_ps import InvalidArgumentError
 from tests.test_training_over_servers import _build, _config, _write_day
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 FIRST, LAST, POISONED = "2024-03-01", "2024-03-03", "2024-03-04"
 
 

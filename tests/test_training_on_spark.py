@@ -45,6 +45,7 @@ def spark(master: str, **settings: str) -> Iterator[Any]:
         .appName("test_training_on_spark")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.python.daemon.module", "tests.warm_spark_daemon")
     )
     for name, value in settings.items():
         builder = builder.config(name.replace("__", "."), value)

@@ -39,6 +39,8 @@ from pyspark_ps import (
 )
 from pyspark_ps.storage import CheckpointManager
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_workers")]
+
 STEPS = 200
 
 

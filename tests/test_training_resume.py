@@ -20,7 +20,11 @@ from distributed_trainer import DistributedTrainer, TrainerConfig, TrainingError
 from pyspark_ps import ConfigurationError, NotFoundError, PSConfig, PSMainClient
 from tests.test_training_over_servers import _config, _write_day
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("warm_workers"),
+]
 
 FIRST, SECOND, LAST = "2024-03-01", "2024-03-02", "2024-03-03"
 BATCHES = 12  # of a day
