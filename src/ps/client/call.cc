@@ -83,7 +83,8 @@ void JudgeExchange(Progress* progress, Exchange* exchange) {
   }
   Status failure = std::move(exchange->failure);
   task.link->connection.reset();
-  bool is_final = failure.code() == StatusCode::kTimeout || failure.code() == StatusCode::kClosed;
+  bool is_final = failure.code() == StatusCode::kTimeout || failure.code() == StatusCode::kClosed ||
+                  failure.code() == StatusCode::kInvalidArgument;
   if (failure.code() == StatusCode::kDataCorruption) {
     is_final = ++progress->damaged >= kDamagedAttemptsMax;
   }
@@ -100,6 +101,7 @@ void AddStats(const Link& link, std::uint64_t sent, std::uint64_t received, Clie
 void Attempt(std::span<Progress> all, const CallOptions& options, ClientStats* stats) {
   std::vector<Exchange> exchanges;
   std::vector<Progress*> owners;
+  bool is_finite = true;
   for (Progress& progress : all) {
     if (progress.is_over()) continue;
     Task& task = *progress.task;
@@ -107,6 +109,11 @@ void Attempt(std::span<Progress> all, const CallOptions& options, ClientStats* s
     Status status = EnsureConnected(task.peer, options, task.link, &is_final);
     if (!status.ok()) {
       JudgeConnect(&progress, std::move(status), is_final, options);
+      // The other servers' pushes wait for the word of this one's gradients.
+      if (Status check = CheckFrames(task.request, &task.link->write_buffers); !check.ok()) {
+        progress.result = std::move(check);
+        is_finite = false;
+      }
       continue;
     }
     progress.refused_since.reset();
@@ -114,6 +121,7 @@ void Attempt(std::span<Progress> all, const CallOptions& options, ClientStats* s
     exchanges.push_back({task.request, task.link, Status::Ok()});
     owners.push_back(&progress);
   }
+  if (!is_finite) return;
   FanOutOptions fan_out;
   fan_out.deadline = options.deadline;
   fan_out.compression = options.client->compression;

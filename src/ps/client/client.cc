@@ -59,6 +59,16 @@ Status CheckOptions(const ClientOptions& options) {
   return Status::Ok();
 }
 
+Status CheckGradients(const RowsPush& push, const sharding::TableDefinition& table) {
+  auto bad = FindNonFinite({push.grads, push.keys.size() * table.dim});
+  if (!bad) return Status::Ok();
+  return InvalidArgument(
+      "table '" + table.name + "': the gradient at position (" + std::to_string(*bad / table.dim) +
+      ", " + std::to_string(*bad % table.dim) + ") is " + std::to_string(push.grads[*bad]) +
+      " (key " + std::to_string(push.keys[*bad / table.dim]) +
+      "); only finite numbers are taken, and nothing was changed");
+}
+
 // Adding up finite gradients of a repeated key may leave the range of float32.
 Status CheckSums(const KeyBatch& batch, const RowsPush& push, std::uint32_t dim,
                  const std::string& table) {
@@ -150,6 +160,8 @@ struct Client::Impl {
                      std::vector<RequestBuilder>& builders);
   Status CheckPush(const Definition& definition, std::span<const RowsPush> rows,
                    std::span<const TensorPush> tensors, const PushOptions& push);
+  // Which gradient kept a push from being sent to its end; Ok when it was something else.
+  Status CheckRows(Call& call, const Definition& definition, std::span<const RowsPush> rows);
   Result<SequenceNumber> Number(Call& call, const PushOptions& push);
   void EndOwnStreams(std::span<const std::unique_ptr<Channel>> channels);
 };
@@ -464,13 +476,6 @@ Status Client::Impl::CheckPush(const Definition& definition, std::span<const Row
     }
     named[row.table] = true;
     PS_RETURN_IF_ERROR(CheckKeyCount(table, row.keys.size()));
-    auto bad = FindNonFinite({row.grads, row.keys.size() * table.dim});
-    if (!bad) continue;
-    return InvalidArgument(
-        "table '" + table.name + "': the gradient at position (" +
-        std::to_string(*bad / table.dim) + ", " + std::to_string(*bad % table.dim) + ") is " +
-        std::to_string(row.grads[*bad]) + " (key " + std::to_string(row.keys[*bad / table.dim]) +
-        "); only finite numbers are taken, and nothing was sent");
   }
   for (const TensorPush& tensor : tensors) {
     const auto& defined = definition.tensors[tensor.tensor];
@@ -484,6 +489,18 @@ Status Client::Impl::CheckPush(const Definition& definition, std::span<const Row
                              " (in C order) is " + std::to_string(tensor.values[*bad]) +
                              "; only finite numbers are taken, and nothing was sent");
     }
+  }
+  return Status::Ok();
+}
+
+Status Client::Impl::CheckRows(Call& call, const Definition& definition,
+                               std::span<const RowsPush> rows) {
+  for (const RowsPush& push : rows) {
+    PS_RETURN_IF_ERROR(CheckGradients(push, definition.tables[push.table]));
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto& table = definition.tables[rows[i].table];
+    PS_RETURN_IF_ERROR(CheckSums(*call.channel->batches[i], rows[i], table.dim, table.name));
   }
   return Status::Ok();
 }
@@ -527,7 +544,6 @@ Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> 
     const auto& table = definition->tables[rows[i].table];
     KeyBatch* batch = impl_->Batch(*call.channel, i);
     batch->Build(definition->map, table.salt(), rows[i].keys, &call.channel->key_table);
-    PS_RETURN_IF_ERROR(CheckSums(*batch, rows[i], table.dim, table.name));
     Section section;
     section.head.id = table.id;
     section.head.dim = table.dim;
@@ -548,6 +564,9 @@ Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> 
   while (true) {
     RouteToOwners(*definition, requests);
     Status status = impl_->RunRequests(call, *definition, !tensors.empty(), requests);
+    if (status.code() == StatusCode::kInvalidArgument) {
+      PS_RETURN_IF_ERROR(impl_->CheckRows(call, *definition, rows));
+    }
     DefinitionPtr now = impl_->definition();
     if (!IsMendedByLoss(status, *definition, *now)) return status;
     definition = std::move(now);

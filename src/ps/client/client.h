@@ -111,7 +111,7 @@ class Client {
   // of an error names the servers that refused.
   Status Pull(std::span<const RowsPull> rows, std::span<const TensorPull> tensors);
   // Push: NaN and infinite values (also in sums of repeated keys), and tensors of another size, are
-  // InvalidArgument before anything is sent.
+  // InvalidArgument, and no server does any of it.
   Status Push(std::span<const RowsPush> rows, std::span<const TensorPush> tensors,
               const PushOptions& options);
 

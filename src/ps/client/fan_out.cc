@@ -24,17 +24,28 @@ class Conversation {
       : exchange_(exchange),
         connection_(exchange->link->connection.get()),
         request_id_(connection_->NextRequestId()),
-        writer_(*exchange->request, request_id_, connection_, options.compression,
+        writer_(exchange->request, request_id_, connection_, options.compression,
                 &exchange->link->write_buffers),
         reader_(exchange->request, request_id_, connection_, options.reply_bytes_max,
                 &exchange->link->read_buffers) {}
 
   bool is_over() const { return is_over_; }
   int fd() const { return connection_->fd(); }
-  short events() const { return writer_.is_done() ? POLLIN : (POLLIN | POLLOUT); }
+  short events() const {
+    const bool may_write = !writer_.is_done() && (may_finish_ || !writer_.is_at_last());
+    return may_write ? (POLLIN | POLLOUT) : POLLIN;
+  }
+  // The writer's word that gradients are not finite, or that of what it has not come to.
+  Status Check() {
+    if (exchange_->failure.code() == StatusCode::kInvalidArgument) return exchange_->failure;
+    return is_over_ ? CheckFrames(exchange_->request, &exchange_->link->write_buffers)
+                    : Status::Ok();
+  }
+  bool is_checked() const { return exchange_->request->is_checked(); }
+  void LetFinish() { may_finish_ = true; }
 
   void Write() {
-    Status status = writer_.WriteSome();
+    Status status = writer_.WriteSome(may_finish_);
     if (!status.ok()) {
       // The server may have said why before it closed.
       if (Status read = reader_.ReadSome(); read.ok() && reader_.is_done()) return Succeed();
@@ -78,6 +89,7 @@ class Conversation {
   std::uint64_t request_id_;
   FrameWriter writer_;
   ReplyReader reader_;
+  bool may_finish_ = false;
   bool is_over_ = false;
 };
 
@@ -87,6 +99,23 @@ void FailAll(std::deque<Conversation>* conversations, StatusCode code, const std
     conversation.Fail(Status(
         code, code == StatusCode::kTimeout ? conversation.Waiting() + " within " + why : why));
   }
+}
+
+// Lets last frames go once all gradients have been looked at. Not ok: some are not finite.
+Status CheckAll(std::deque<Conversation>* conversations, bool* may_finish) {
+  if (*may_finish) return Status::Ok();
+  bool is_checked = true;
+  for (Conversation& conversation : *conversations) {
+    PS_RETURN_IF_ERROR(conversation.Check());
+    is_checked &= conversation.is_checked();
+  }
+  if (!is_checked) return Status::Ok();
+  *may_finish = true;
+  for (Conversation& conversation : *conversations) {
+    conversation.LetFinish();
+    if (!conversation.is_over()) conversation.Write();
+  }
+  return Status::Ok();
 }
 
 // The polled sockets and whose they are; rebuilt for each wait.
@@ -122,12 +151,18 @@ void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
     PlaceSharedRows(exchange.request, exchange.link->connection->shared_memory().size());
     conversations.emplace_back(&exchange, options);
   }
+  bool may_finish = false;
   for (Conversation& conversation : conversations) conversation.Write();
 
   PollSet polled;
   SteadyTime started = std::chrono::steady_clock::now();
   SteadyTime interrupt_due = started + kInterruptInterval;
-  for (polled.Collect(&conversations); !polled.fds.empty(); polled.Collect(&conversations)) {
+  while (true) {
+    if (Status status = CheckAll(&conversations, &may_finish); !status.ok()) {
+      return FailAll(&conversations, status.code(), status.message());
+    }
+    polled.Collect(&conversations);
+    if (polled.fds.empty()) return;
     SteadyTime now = std::chrono::steady_clock::now();
     if (now >= options.deadline) {
       double seconds = std::chrono::duration<double>(now - started).count();

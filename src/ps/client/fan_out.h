@@ -25,7 +25,8 @@ struct Exchange {
   ServerRequest* request = nullptr;
   Link* link = nullptr;
   // Not ok: the connection is broken and must be dropped; the request is not done. kConnection,
-  // kTimeout, kDataCorruption, or kClosed when interrupted.
+  // kTimeout, kDataCorruption, kClosed when interrupted, or kInvalidArgument: gradients, of this
+  // request or another, are not finite, and no push has been sent to its end.
   Status failure;
 };
 
@@ -39,8 +40,10 @@ struct FanOutOptions {
 
 // Sends all requests and reads all replies in one poll(2) loop in the calling thread, each as fast
 // as its server goes. A server replies only when the whole request has arrived, so that writing and
-// reading never wait for each other. Requests end with is_done, or with their exchange's failure;
-// one server's failure does not disturb the others.
+// reading never wait for each other. The last frame of every push waits until the gradients of all
+// requests are known to be finite; what a server has of a request is forgotten with the connection.
+// Requests end with is_done, or with their exchange's failure; one server's failure does not
+// disturb the others.
 void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options);
 
 }  // namespace ps::client

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "ps/base/stream_row.h"
+
 namespace ps::client {
 namespace {
 
@@ -31,6 +33,30 @@ std::optional<std::size_t> FindNonFinite(std::span<const float> values) {
     return at;
   }
   return std::nullopt;
+}
+
+// In pieces that stay in the first cache level. Copies of 2 KiB and more are one "rep movsb" to
+// glibc, which takes up to four times as long on AMD Zen 3 (copy_run.h).
+bool CopyFinite(float* to, const float* from, std::size_t count, bool for_others) {
+  constexpr std::size_t kPiece = 128;
+  const bool streamed = for_others && CanStream(to, count);
+  std::uint32_t found = 0;
+  std::size_t at = 0;
+  for (; at + kPiece <= count; at += kPiece) {
+    found |= HasNonFinite(from + at, kPiece);
+    if (streamed) {
+      StreamRow(to + at, from + at, kPiece);
+    } else {
+      std::memcpy(to + at, from + at, kPiece * sizeof(float));
+    }
+  }
+  found |= HasNonFinite(from + at, count - at);
+  if (streamed) {
+    StreamRow(to + at, from + at, count - at);
+  } else {
+    std::memcpy(to + at, from + at, (count - at) * sizeof(float));
+  }
+  return found == 0;
 }
 
 }  // namespace ps::client

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -27,6 +29,23 @@ TEST(FindNonFiniteTest, ExtremeFiniteValuesPass) {
   std::vector<float> values = {0.0f, -0.0f, Limits::max(), Limits::lowest(), Limits::denorm_min()};
   EXPECT_EQ(FindNonFinite(values), std::nullopt);
   EXPECT_EQ(FindNonFinite({}), std::nullopt);
+}
+
+TEST(CopyFiniteTest, CopiesAllAndTellsOfEachPlace) {
+  alignas(64) float to[304];
+  for (std::size_t size : {0u, 3u, 16u, 128u, 272u, 301u}) {
+    for (std::size_t bad = 0; bad <= size; ++bad) {
+      std::vector<float> from(size);
+      for (std::size_t i = 0; i < size; ++i) from[i] = static_cast<float>(i) - 7.0f;
+      if (bad < size) from[bad] = INFINITY;
+      for (const bool for_others : {false, true}) {
+        std::fill(std::begin(to), std::end(to), -1.0f);
+        EXPECT_EQ(CopyFinite(to, from.data(), size, for_others), bad == size);
+        EXPECT_TRUE(std::equal(from.begin(), from.end(), to));
+        EXPECT_EQ(to[size], -1.0f);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "ps/base/stream_row.h"
+#include "ps/client/finite.h"
 #include "ps/wire/frame.h"
 
 namespace ps::client {
@@ -16,31 +18,70 @@ bool IsShared(const Section& section) {
          (section.head.flags & wire::kSharedRows) != 0;
 }
 
-bool NeedsGather(const Section& section) {
-  if (section.values == nullptr || section.batch == nullptr || IsShared(section)) return false;
+bool HasGradients(const Section& section) {
+  return section.values != nullptr && section.batch != nullptr;
+}
+
+// Whether its gradients do not lie in the caller's array as they are sent.
+bool IsStrewn(const Section& section) {
   std::size_t last = section.first + section.head.count;
   return !section.batch->is_run(section.first, last - 1) ||
          !section.batch->RepeatsOf(section.first, last).empty();
+}
+
+bool NeedsGather(const Section& section) {
+  return HasGradients(section) && !IsShared(section) && IsStrewn(section);
 }
 
 std::size_t RowFloats(const Section& section) {
   return std::size_t{section.head.count} * section.head.dim;
 }
 
+const float* FirstRow(const Section& section) {
+  return section.values + section.batch->source(section.first) * section.head.dim;
+}
+
+bool GatherSums(const Section& section, float* out, bool for_others) {
+  return section.batch->GatherSums(section.values, section.head.dim, section.first,
+                                   section.first + section.head.count, out, for_others);
+}
+
+bool HasFiniteGradients(const Section& section, std::vector<float>* scratch) {
+  if (!HasGradients(section)) return true;
+  if (!IsStrewn(section)) return !FindNonFinite({FirstRow(section), RowFloats(section)});
+  scratch->resize(std::max(scratch->size(), RowFloats(section)));
+  return GatherSums(section, scratch->data(), /*for_others=*/false);
+}
+
+Status NotFinite() {
+  return InvalidArgument("a gradient, or a sum of gradients of one key, is not finite");
+}
+
 }  // namespace
 
-FrameWriter::FrameWriter(const ServerRequest& request, std::uint64_t request_id,
+Status CheckFrames(ServerRequest* request, WriteBuffers* buffers) {
+  while (!request->is_checked()) {
+    for (const Section& section : request->frame(request->frames_checked)) {
+      if (!HasFiniteGradients(section, &buffers->rows)) return NotFinite();
+    }
+    ++request->frames_checked;
+  }
+  return Status::Ok();
+}
+
+FrameWriter::FrameWriter(ServerRequest* request, std::uint64_t request_id,
                          net::ClientConnection* connection, wire::Compression compression,
                          WriteBuffers* buffers)
-    : request_(request),
+    : request_(*request),
       request_id_(request_id),
       connection_(connection),
       compression_(connection->over_unix() ? wire::Compression::kNone : compression),
       buffers_(buffers) {}
 
-Status FrameWriter::WriteSome() {
+Status FrameWriter::WriteSome(bool may_finish) {
   while (!is_done()) {
-    if (!is_built_) BuildFrame();
+    if (!is_built_) PS_RETURN_IF_ERROR(BuildFrame());
+    if (is_at_last() && !may_finish) return Status::Ok();
     auto& parts = buffers_->parts;
     while (part_ < parts.size()) {
       auto batch =
@@ -56,7 +97,7 @@ Status FrameWriter::WriteSome() {
   return Status::Ok();
 }
 
-void FrameWriter::BuildFrame() {
+Status FrameWriter::BuildFrame() {
   std::size_t sections =
       request_.type == wire::MessageType::kControl ? 0 : request_.frame(frame_).size();
   buffers_->heads.resize(wire::kFrameHeaderBytes + sections * wire::kSectionHeadBytes);
@@ -72,13 +113,15 @@ void FrameWriter::BuildFrame() {
       wire::EncodeSectionHead(section.head, head);
       Append(head, wire::kSectionHeadBytes);
       head += wire::kSectionHeadBytes;
-      AppendSection(section, rows_at);
+      if (!AppendSection(section, rows_at)) return NotFinite();
       if (NeedsGather(section)) rows_at += RowFloats(section);
     }
   }
   SealFrame();
+  request_.frames_checked = std::max(request_.frames_checked, frame_ + 1);
   is_built_ = true;
   part_ = 0;
+  return Status::Ok();
 }
 
 std::size_t FrameWriter::FloatsToGather() const {
@@ -89,33 +132,34 @@ std::size_t FrameWriter::FloatsToGather() const {
   return floats;
 }
 
-void FrameWriter::AppendSection(const Section& section, std::size_t rows_at) {
+bool FrameWriter::AppendSection(const Section& section, std::size_t rows_at) {
   const wire::SectionHead& head = section.head;
   std::size_t floats = 0;
+  bool is_finite = true;
   if (section.batch != nullptr) {
     Append(section.batch->keys().data() + section.first, head.count * sizeof(Key));
-    if (section.values == nullptr) return;
+    if (section.values == nullptr) return true;
     if (IsShared(section)) {
       std::byte* rows = connection_->shared_memory().data() + head.version;
-      section.batch->GatherSums(section.values, head.dim, section.first, section.first + head.count,
-                                reinterpret_cast<float*>(rows));
-      return;
+      is_finite = GatherSums(section, reinterpret_cast<float*>(rows), /*for_others=*/true);
+      StreamFence();
+      return is_finite;
     }
     floats = RowFloats(section);
     if (NeedsGather(section)) {
       float* rows = buffers_->rows.data() + rows_at;
-      section.batch->GatherSums(section.values, head.dim, section.first, section.first + head.count,
-                                rows);
+      is_finite = GatherSums(section, rows, /*for_others=*/false);
       Append(rows, floats * sizeof(float));
     } else {
-      Append(section.values + section.batch->source(section.first) * head.dim,
-             floats * sizeof(float));
+      is_finite = !FindNonFinite({FirstRow(section), floats});
+      Append(FirstRow(section), floats * sizeof(float));
     }
   } else if (section.values != nullptr) {
     floats = head.count;
     Append(section.values, floats * sizeof(float));
   }
   if (floats % 2 != 0) Append(kPadding.data(), sizeof(float));
+  return is_finite;
 }
 
 // Neighbours in memory become one part.

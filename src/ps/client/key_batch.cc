@@ -8,7 +8,7 @@
 #include <numeric>
 
 #include "ps/base/hash.h"
-#include "ps/client/copy_run.h"
+#include "ps/client/finite.h"
 
 namespace ps::client {
 namespace {
@@ -139,20 +139,26 @@ void KeyBatch::CopyRepeats(float* out, std::size_t dim) const {
   }
 }
 
-void KeyBatch::GatherSums(const float* rows, std::size_t dim, std::size_t first, std::size_t last,
-                          float* out) const {
+bool KeyBatch::GatherSums(const float* rows, std::size_t dim, std::size_t first, std::size_t last,
+                          float* out, bool for_others) const {
+  const auto repeats = RepeatsOf(first, last);
+  const bool streamed = for_others && repeats.empty();
+  bool is_finite = true;
   if (first < last && is_run(first, last - 1)) {
-    CopyRun(out, rows + source(first) * dim, (last - first) * dim * sizeof(float));
+    is_finite = CopyFinite(out, rows + source(first) * dim, (last - first) * dim, streamed);
   } else {
     for (std::size_t j = first; j < last; ++j) {
-      std::memcpy(out + (j - first) * dim, rows + source(j) * dim, dim * sizeof(float));
+      is_finite &= CopyFinite(out + (j - first) * dim, rows + source(j) * dim, dim, streamed);
     }
   }
-  for (const Repeat& repeat : RepeatsOf(first, last)) {
+  // What is not finite stays so, whatever is added.
+  for (const Repeat& repeat : repeats) {
     float* sum = out + (repeat.rank - first) * dim;
     const float* row = rows + repeat.input * dim;
     for (std::size_t i = 0; i < dim; ++i) sum[i] += row[i];
   }
+  if (!repeats.empty()) is_finite = !FindNonFinite({out, (last - first) * dim});
+  return is_finite;
 }
 
 }  // namespace ps::client

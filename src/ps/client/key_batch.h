@@ -65,9 +65,10 @@ class KeyBatch {
   // out[input] = out[source(rank)] for every repeat; rows of `dim` floats.
   void CopyRepeats(float* out, std::size_t dim) const;
   // Rows [first, last) in the order of keys(): the sum of the caller's rows of each key, added up
-  // in the caller's order.
-  void GatherSums(const float* rows, std::size_t dim, std::size_t first, std::size_t last,
-                  float* out) const;
+  // in the caller's order. False when one of the sums is not finite. `for_others`: another process
+  // reads them next, once StreamFence has been called.
+  bool GatherSums(const float* rows, std::size_t dim, std::size_t first, std::size_t last,
+                  float* out, bool for_others) const;
 
  private:
   void FindDistinct(std::uint64_t table_salt, std::span<const Key> keys, KeyTable* table);

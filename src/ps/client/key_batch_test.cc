@@ -96,8 +96,9 @@ TEST_P(KeyBatchPropertyTest, SumsAndCopiesAgreeWithADictionary) {
   }
   std::size_t half = batch.keys().size() / 2;
   std::vector<float> sums(batch.keys().size() * kDim);
-  batch.GatherSums(rows.data(), kDim, 0, half, sums.data());
-  batch.GatherSums(rows.data(), kDim, half, batch.keys().size(), sums.data() + half * kDim);
+  EXPECT_TRUE(batch.GatherSums(rows.data(), kDim, 0, half, sums.data(), false));
+  EXPECT_TRUE(batch.GatherSums(rows.data(), kDim, half, batch.keys().size(),
+                               sums.data() + half * kDim, false));
   std::vector<float> out(rows.size(), -1.0f);
   for (std::size_t j = 0; j < batch.keys().size(); ++j) {
     for (std::size_t k = 0; k < kDim; ++k) {
@@ -119,7 +120,7 @@ TEST(KeyBatchTest, SumsAddUpInTheCallersOrder) {
   KeyBatch batch;
   batch.Build(MapOf(1), kSalt, keys, &table);
   std::vector<float> sums(2);
-  batch.GatherSums(rows.data(), 1, 0, 2, sums.data());
+  EXPECT_TRUE(batch.GatherSums(rows.data(), 1, 0, 2, sums.data(), false));
   EXPECT_THAT(sums, ElementsAre(1.0f, 5.0f));
 }
 

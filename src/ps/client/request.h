@@ -41,6 +41,13 @@ struct ServerRequest {
   std::vector<std::size_t> frame_ends;  // frame k: sections [frame_ends[k-1], frame_ends[k])
   std::string control;                  // kControl: the request's JSON, then one frame
 
+  // The gradients of so many frames are known to be finite. The last frame of a push leaves when
+  // those of all frames of all its servers are: until then none of them takes any notice.
+  std::size_t frames_checked = 0;
+  bool is_checked() const {
+    return type != wire::MessageType::kPush || frames_checked == frame_count();
+  }
+
   bool is_done = false;
   std::string control_reply;
   Status refusal;  // done, and the server refused: its error reply

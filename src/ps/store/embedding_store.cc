@@ -9,10 +9,10 @@
 
 #include "ps/base/hash.h"
 #include "ps/base/limits.h"
+#include "ps/base/stream_row.h"
 #include "ps/store/page_pool.h"
 #include "ps/store/row_table.h"
 #include "ps/store/row_visit.h"
-#include "ps/store/stream_row.h"
 #include "ps/store/sweeper.h"
 
 namespace ps::store {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace ps::store {
+namespace ps {
 
 // Stores around the caches, for rows that another process reads next: a plain store first fetches
 // the line that it overwrites. Only whole lines pay, and only they can be streamed.
@@ -45,4 +45,4 @@ inline void StreamFence() {
 #endif
 }
 
-}  // namespace ps::store
+}  // namespace ps
