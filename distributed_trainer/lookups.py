@@ -8,6 +8,7 @@ added in the order of features and samples, so they do not depend on threads.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ class Lookups:
     """The model's input matrix: float32 (B, width), one row a sample.
 
     Its columns are the embeddings of the sparse features in sorted name order, then the dense
-    features in sorted name order. The matrix is kept from batch to batch.
+    features in sorted name order. Its memory goes round: `gather` lends it, `give_back` takes it
+    back. Safe to share between threads.
 
     Attributes:
         widths: feature -> columns, in the matrix's order.
@@ -44,21 +46,34 @@ class Lookups:
         columns = np.cumsum([0, *dims.values()]).tolist()
         self._column_of = dict(zip(names, columns, strict=False))
         self._width = sum(self.widths.values())
-        self._memory = np.empty(0, np.float32)
+        self._spare: deque[Floats] = deque()
 
     def gather(self, batch: KeyBatch, rows: Mapping[str, Floats]) -> Floats:
-        """The input of a batch; valid until the next call.
+        """The input of a batch; the caller's until it gives it back.
 
         Args:
             rows: table -> float32 (U, dim) of `batch.keys[table]`.
         """
         size = batch.num_rows * self._width
-        if self._memory.size < size:
-            self._memory = aligned_floats(size)
-        matrix = self._memory[:size].reshape(batch.num_rows, self._width)
+        memory = self._spare_floats()
+        if memory.size < size:
+            memory = aligned_floats(size)
+        matrix = memory[:size].reshape(batch.num_rows, self._width)
         _core.gather_rows(matrix, self._of(batch, rows))
         matrix[:, self.embedding_width :] = batch.dense
         return matrix
+
+    def give_back(self, matrix: Floats, *results: Floats) -> None:
+        """Takes a matrix of `gather` back, unless one of the results lies in it (a model may hand
+        its input through)."""
+        if not any(np.may_share_memory(matrix, result) for result in results):
+            self._spare.append(matrix.reshape(-1))
+
+    def _spare_floats(self) -> Floats:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return np.empty(0, np.float32)
 
     def sum_gradients(self, batch: KeyBatch, gradient: Floats) -> dict[str, Floats]:
         """table -> float32 (U, dim) gradients of its rows, given that of the input (B, width)."""

@@ -2,8 +2,9 @@
 
 With prefetch depth d the requests of one worker reach the servers in this order, whatever the
 timing: pull 0 .. pull d, push 0, pull d+1, push 1, pull d+2, ... So the result of one worker
-depends on its data and on d alone. One thread does the requests, one reads ahead, the caller's
-computes; d = 0 does everything in the caller's thread: pull, step, push.
+depends on its data and on d alone. One thread does the requests and what stands around a step
+(`BatchStep.prepare` behind a pull, `finish` before a push), one reads ahead, the caller's computes;
+d = 0 does everything in the caller's thread: pull, step, push.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,20 @@ class NumberedBatch:
     rate_scale: float = 1.0
     seed: int = 0
     unit: str = ""  # its id
+
+
+class BatchStep(Protocol):
+    """A training step in three parts; the first and the last may run beside another batch's
+    `compute`, in another thread."""
+
+    def prepare(self, numbered: NumberedBatch, rows: Rows, weights: Rows) -> Any:
+        """What `compute` takes."""
+
+    def compute(self, numbered: NumberedBatch, prepared: Any) -> Any:
+        """What `finish` takes."""
+
+    def finish(self, computed: Any) -> StepResult:
+        """The gradients."""
 
 
 class StopWatch:
@@ -107,7 +122,7 @@ class Pipeline:
     def train(
         self,
         batches: Iterator[NumberedBatch],
-        step: Callable[[NumberedBatch, Rows, Rows], StepResult],
+        step: BatchStep,
         watch: StopWatch,
     ) -> None:
         """Trains on all batches; when it returns every push is applied. Raises the first error."""
@@ -124,50 +139,53 @@ class Pipeline:
     def _train_synchronously(
         self,
         batches: Iterator[NumberedBatch],
-        step: Callable[[NumberedBatch, Rows, Rows], StepResult],
+        step: BatchStep,
         watch: StopWatch,
     ) -> None:
         pusher = StreamPusher(self._client)
         try:
             for numbered in _measured(batches, watch):
                 with watch.measure("wait_pull"):
-                    rows, weights = self._pull(numbered, watch)
+                    prepared = self._pull_for(step, numbered, watch)
                 with watch.measure("step"):
-                    result = step(numbered, rows, weights)
+                    computed = step.compute(numbered, prepared)
                 with watch.measure("wait_push"):
-                    self._push(pusher, numbered, result, watch)
+                    self._push(pusher, numbered, step.finish(computed), watch)
         finally:
             pusher.close()
 
     def _train_ahead(
         self,
         batches: Iterator[NumberedBatch],
-        step: Callable[[NumberedBatch, Rows, Rows], StepResult],
+        step: BatchStep,
         watch: StopWatch,
         requests: ThreadPoolExecutor,
         pusher: StreamPusher,
     ) -> None:
         source = _measured(batches, watch)
-        pulls: deque[tuple[NumberedBatch, Future[tuple[Rows, Rows]]]] = deque()
+        pulls: deque[tuple[NumberedBatch, Future[Any]]] = deque()
         push: Future[None] | None = None
 
         def pull_next() -> None:
             numbered = next(source, None)
             if numbered is not None:
-                pulls.append((numbered, requests.submit(self._pull, numbered, watch)))
+                pulls.append((numbered, requests.submit(self._pull_for, step, numbered, watch)))
+
+        def finish_and_push(numbered: NumberedBatch, computed: Any) -> None:
+            self._push(pusher, numbered, step.finish(computed), watch)
 
         for _ in range(self._depth + 1):
             pull_next()
         while pulls:
             numbered, pull = pulls.popleft()
             with watch.measure("wait_pull"):
-                rows, weights = pull.result()
+                prepared = pull.result()
             with watch.measure("step"):
-                result = step(numbered, rows, weights)
+                computed = step.compute(numbered, prepared)
             if push is not None:
                 with watch.measure("wait_push"):
                     push.result()
-            push = requests.submit(self._push, pusher, numbered, result, watch)
+            push = requests.submit(finish_and_push, numbered, computed)
             pull_next()
         if push is not None:
             with watch.measure("wait_push"):
@@ -201,6 +219,9 @@ class Pipeline:
             rows, weights = pull.result()
         with watch.measure("step"):
             predict(numbered, rows, weights)
+
+    def _pull_for(self, step: BatchStep, numbered: NumberedBatch, watch: StopWatch) -> Any:
+        return step.prepare(numbered, *self._pull(numbered, watch))
 
     def _pull(self, numbered: NumberedBatch, watch: StopWatch) -> tuple[Rows, Rows]:
         with watch.measure("pull"):

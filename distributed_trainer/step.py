@@ -4,6 +4,8 @@ A plain function of a batch, its rows and the dense weights; it knows nothing of
 The model's input is put together, and the gradient of the rows added up, by `Lookups`, outside of
 TensorFlow; in between stands one compiled function. What crosses into it is few and large: each
 array costs 40 us, and a concrete function is called with tensors in 0.2 ms (with arrays in 1 ms).
+Only that function changes or reads the model, so what stands before and behind it can be done by
+another thread for other batches meanwhile.
 """
 
 from __future__ import annotations
@@ -48,8 +50,47 @@ class StepResult:
     predictions: NDArray[np.float32]
 
 
+@dataclass
+class PreparedBatch:
+    """A batch put together for `TrainingStep.compute`, which uses it up.
+
+    Attributes:
+        matrix: the memory of the model's input, borrowed of `Lookups`.
+        inputs: tensors, as the compiled function takes them.
+        weights: values that `compute` has to give the model itself; None = none, or all of them
+            are among the inputs (`assigns`).
+    """
+
+    batch: KeyBatch
+    matrix: NDArray[np.float32]
+    inputs: list[Any]
+    weights: Mapping[str, NDArray[np.float32]] | None
+    assigns: bool
+
+
+@dataclass
+class ComputedBatch:
+    """What the compiled function yields. The arrays are views of memory that is theirs alone.
+
+    Attributes:
+        loss, loss_sum, predictions: as in `StepResult`.
+        weight_gradient: of all trainable weights that the loss depends on, one behind the other.
+        input_gradient: float32 (B, width); None of a model without sparse features.
+    """
+
+    batch: KeyBatch
+    loss: float
+    loss_sum: float
+    predictions: NDArray[np.float32]
+    weight_gradient: NDArray[np.float32]
+    input_gradient: NDArray[np.float32] | None
+
+
 class TrainingStep:
-    """Compiled once per model; no new trace for a short batch. For one thread at a time.
+    """Compiled once per model; no new trace for a short batch.
+
+    `train` is `prepare`, `compute` and `finish` in one. `compute` and `predict` are for one thread
+    at a time, and change the model; `prepare` and `finish` may run beside them in another thread.
 
     Args:
         wrapper: the model; it is changed in place (weights given to `train`, moving statistics).
@@ -64,9 +105,8 @@ class TrainingStep:
         self._lookups = Lookups(config.feature_config)
         self._graph = _Graph(wrapper, config, self._lookups)
         self._wrapper = wrapper
-        self._trainable = wrapper.get_trainable_names()
         shapes = wrapper.get_weight_shapes()
-        self._shapes = {name: shapes[name] for name in self._trainable}
+        self._shapes = {name: shapes[name] for name in wrapper.get_trainable_names()}
         self._row_norm_max = config.embedding_clipnorm
         self._functions: dict[tuple[str, bool], Callable[..., Any]] = {}
 
@@ -89,25 +129,67 @@ class TrainingStep:
         Raises:
             DivergedError: the loss is NaN or infinite.
         """
-        flat = self._take_weights(weights)
-        function = self._function("train", flat is not None)
-        inputs = [self._lookups.gather(batch, rows), *self._graph.labels(batch)]
-        inputs.extend(self._graph.seeds(seed))
+        return self.finish(self.compute(self.prepare(batch, rows, weights, seed=seed)))
+
+    def prepare(
+        self,
+        batch: KeyBatch,
+        rows: Mapping[str, NDArray[np.float32]],
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+        *,
+        seed: int = 0,
+    ) -> PreparedBatch:
+        """Puts together what the compiled function takes; arguments as of `train`."""
+        matrix = self._lookups.gather(batch, rows)
+        arrays = [matrix, *self._graph.labels(batch), *self._graph.seeds(seed)]
+        flat = self._flat_weights(weights)
         if flat is not None:
-            inputs.append(flat)
-        losses, predictions, dense_gradient, *input_gradient = function(inputs)
-        loss, loss_sum = _view(losses).tolist()
+            arrays.append(flat)
+            weights = {n: value for n, value in (weights or {}).items() if n not in self._shapes}
+        return PreparedBatch(
+            batch=batch,
+            matrix=matrix,
+            inputs=[self._graph.tensor(array) for array in arrays],
+            weights=weights or None,
+            assigns=flat is not None,
+        )
+
+    def compute(self, prepared: PreparedBatch) -> ComputedBatch:
+        """Forward with training=True, loss, gradients.
+
+        Raises:
+            DivergedError: the loss is NaN or infinite.
+        """
+        if prepared.weights:
+            self._wrapper.set_weights(prepared.weights)
+        function = self._function("train", prepared.assigns)
+        losses, *results = map(_view, function(*prepared.inputs))
+        predictions, weight_gradient, *input_gradient = results
+        prepared.inputs.clear()
+        self._lookups.give_back(prepared.matrix, *results)
+        loss, loss_sum = losses.tolist()
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the loss is {loss} (batch of {batch.num_rows} rows): the model has "
+                f"the loss is {loss} (batch of {prepared.batch.num_rows} rows): the model has "
                 "diverged; lower the learning rates, or set clipnorm and embedding_clipnorm"
             )
-        return StepResult(
+        return ComputedBatch(
+            batch=prepared.batch,
             loss=loss,
             loss_sum=loss_sum,
-            weight_gradients=self._split_weights(_view(dense_gradient)),
-            row_gradients=self._row_gradients(batch, input_gradient),
-            predictions=_view(predictions),
+            predictions=predictions,
+            weight_gradient=weight_gradient,
+            input_gradient=input_gradient[0] if input_gradient else None,
+        )
+
+    def finish(self, computed: ComputedBatch) -> StepResult:
+        """Adds up the gradients of the rows, and gives those of the weights their shapes."""
+        return StepResult(
+            loss=computed.loss,
+            loss_sum=computed.loss_sum,
+            weight_gradients=self._split_weights(computed.weight_gradient),
+            row_gradients=self._row_gradients(computed.batch, computed.input_gradient),
+            predictions=computed.predictions,
         )
 
     def predict(
@@ -124,30 +206,27 @@ class TrainingStep:
         if weights:
             self._wrapper.set_weights(weights)
         function = self._function("predict", False)
-        inputs = [self._lookups.gather(batch, rows), *self._graph.labels(batch)]
-        loss_sum, predictions = function(inputs)
-        return _view(predictions), 0.0 if batch.targets is None else float(loss_sum)
+        matrix = self._lookups.gather(batch, rows)
+        inputs = [self._graph.tensor(array) for array in (matrix, *self._graph.labels(batch))]
+        loss_sum, predictions = map(_view, function(*inputs))
+        del inputs
+        self._lookups.give_back(matrix, predictions)
+        return predictions, 0.0 if batch.targets is None else float(loss_sum)
 
     def _function(self, kind: str, assigns: bool) -> Callable[..., Any]:
         if (kind, assigns) not in self._functions:
             self._functions[kind, assigns] = self._graph.compile(kind, assigns)
         return self._functions[kind, assigns]
 
-    def _take_weights(
+    def _flat_weights(
         self, weights: Mapping[str, NDArray[np.float32]] | None
     ) -> NDArray[np.float32] | None:
-        """All trainable weights as one vector for the step to assign; fewer are assigned here."""
-        if not weights:
+        """All trainable weights as one vector for the function to assign; None where some lack."""
+        if not weights or not self._shapes or any(name not in weights for name in self._shapes):
             return None
-        if not self._trainable or any(name not in weights for name in self._trainable):
-            self._wrapper.set_weights(weights)
-            return None
-        others = {name: value for name, value in weights.items() if name not in self._shapes}
-        if others:
-            self._wrapper.set_weights(others)
         # New memory each time: TensorFlow's variables may keep it.
         flat = aligned_floats(sum(math.prod(shape) for shape in self._shapes.values()))
-        return np.concatenate([np.ravel(weights[name]) for name in self._trainable], out=flat)
+        return np.concatenate([np.ravel(weights[name]) for name in self._shapes], out=flat)
 
     def _split_weights(self, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         gradients: dict[str, NDArray[np.float32]] = {}
@@ -160,11 +239,11 @@ class TrainingStep:
         return gradients
 
     def _row_gradients(
-        self, batch: KeyBatch, input_gradient: list[Any]
+        self, batch: KeyBatch, input_gradient: NDArray[np.float32] | None
     ) -> dict[str, NDArray[np.float32]]:
-        if not input_gradient:
+        if input_gradient is None:
             return {}
-        gradients = self._lookups.sum_gradients(batch, _view(input_gradient[0]))
+        gradients = self._lookups.sum_gradients(batch, input_gradient)
         if self._row_norm_max is not None:
             for gradient in gradients.values():
                 clip_rows(gradient, self._row_norm_max)
@@ -239,16 +318,12 @@ class _Graph:
         def run(*inputs: Any) -> Any:
             return self._train(*inputs) if kind == "train" else self._predict(*inputs)
 
-        concrete = tf.function(
+        compiled: Callable[..., Any] = tf.function(
             run, input_signature=signature, autograph=False, jit_compile=False
         ).get_concrete_function()
+        return compiled
 
-        def call(arrays: list[NDArray[Any]]) -> Any:
-            return concrete(*[self._tensor(array) for array in arrays])
-
-        return call
-
-    def _tensor(self, array: NDArray[Any]) -> Any:
+    def tensor(self, array: NDArray[Any]) -> Any:
         """Aligned memory as it is; else a copy (1 MB: 60 us, 0.4 ms when its pages are new)."""
         if is_aligned(array):
             return self._tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -27,7 +27,7 @@ from pyspark_ps.client.worker_client import PSWorkerClient
 from pyspark_ps.errors import ClosedError, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
-    from distributed_trainer.step import StepResult
+    from distributed_trainer.step import ComputedBatch, PreparedBatch, StepResult, TrainingStep
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 READ_AHEAD_BATCHES = 4
 
 # Where a worker's time goes, seen from the thread that computes: connections, model and compiling;
-# waiting for batches, for pulls, for pushes; and the compiled step with its metrics.
+# waiting for batches, for pulls (and the input made of them), for pushes (and the gradients summed
+# for them); and the compiled step with its metrics.
 STAGES = ("start", "wait_read", "wait_pull", "step", "wait_push")
 
 
@@ -220,15 +221,13 @@ class WorkerTrainer:
         self, task: WorkerTask, client: PSWorkerClient, report: TaskReport, watch: StopWatch
     ) -> None:
         pipeline = Pipeline(client, self._wrapper.get_trainable_names(), self.config.prefetch_depth)
-
         clock = _UnitClock(report)
 
-        def step(numbered: NumberedBatch, rows: Rows, weights: Rows) -> StepResult:
-            result: StepResult = self._step.train(numbered.batch, rows, weights, seed=numbered.seed)
-            self._count(report, numbered, result.loss_sum, result.predictions)
+        def count(numbered: NumberedBatch, computed: ComputedBatch) -> None:
+            self._count(report, numbered, computed.loss_sum, computed.predictions)
             clock.batch_done(numbered.unit)
-            return result
 
+        step = CountedStep(self._step, count)
         with contextlib.closing(read_ahead(self._batches(task), READ_AHEAD_BATCHES)) as batches:
             pipeline.train(iter(batches), step, watch)
         moving = self._wrapper.get_moving_names()
@@ -317,6 +316,27 @@ class WorkerTrainer:
         with contextlib.closing(found):
             for unit, _, batch in found:
                 yield NumberedBatch(batch=batch, stream=unit.id)
+
+
+class CountedStep:
+    """A `TrainingStep` as a pipeline runs it; `count` is told of each batch that was computed."""
+
+    def __init__(
+        self, step: TrainingStep, count: Callable[[NumberedBatch, ComputedBatch], None]
+    ) -> None:
+        self._step = step
+        self._count = count
+
+    def prepare(self, numbered: NumberedBatch, rows: Rows, weights: Rows) -> PreparedBatch:
+        return self._step.prepare(numbered.batch, rows, weights, seed=numbered.seed)
+
+    def compute(self, numbered: NumberedBatch, prepared: PreparedBatch) -> ComputedBatch:
+        computed = self._step.compute(prepared)
+        self._count(numbered, computed)
+        return computed
+
+    def finish(self, computed: ComputedBatch) -> StepResult:
+        return self._step.finish(computed)
 
 
 class _UnitClock:

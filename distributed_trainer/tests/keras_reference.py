@@ -17,7 +17,7 @@ from distributed_trainer.key_batch import table_batches
 from distributed_trainer.pipeline import NumberedBatch, Pipeline, StopWatch
 from distributed_trainer.step import TrainingStep
 from distributed_trainer.tf_model_wrapper import TFModelWrapper
-from distributed_trainer.worker import define_on_servers
+from distributed_trainer.worker import CountedStep, define_on_servers
 from pyspark_ps import PSMainClient
 
 VOCABULARY = 50
@@ -146,12 +146,8 @@ def losses_over(
     start, _ = client.pull(dict.fromkeys(config.feature_config.get_tables(), ids))
     losses: list[float] = []
 
-    def train(numbered: NumberedBatch, rows: Any, weights: Any) -> Any:
-        result = step.train(numbered.batch, rows, weights)
-        losses.append(result.loss)
-        return result
-
+    counted = CountedStep(step, lambda _, computed: losses.append(computed.loss))
     batches = (NumberedBatch(batch, "losses") for batch in table_batches(data, config))
     pipeline = Pipeline(client, wrapper.get_trainable_names(), depth)
-    pipeline.train(batches, train, StopWatch())
+    pipeline.train(batches, counted, StopWatch())
     return losses, start

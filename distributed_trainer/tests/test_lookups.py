@@ -75,10 +75,27 @@ def test_a_shorter_batch_uses_the_same_memory_and_none_of_its_old_values() -> No
     features, batch = _batch({"a": 4, "b": 4, "c": 4})
     rows = {table: np.ones((len(keys), 4), np.float32) for table, keys in batch.keys.items()}
     lookups = Lookups(features)
-    lookups.gather(batch, rows)[:] = np.nan
+    first = lookups.gather(batch, rows)
+    first[:] = np.nan
+    lookups.give_back(first)
     _, short = _batch({"a": 4, "b": 4, "c": 4}, rows=7)
     rows = {table: np.ones((len(keys), 4), np.float32) for table, keys in short.keys.items()}
-    assert np.isfinite(lookups.gather(short, rows)).all()
+    second = lookups.gather(short, rows)
+    assert np.shares_memory(first, second)
+    assert np.isfinite(second).all()
+
+
+def test_memory_that_is_not_given_back_or_lies_in_a_result_is_not_used_again() -> None:
+    features, batch = _batch({"a": 4, "b": 4, "c": 4})
+    rows = {table: np.ones((len(keys), 4), np.float32) for table, keys in batch.keys.items()}
+    lookups = Lookups(features)
+    kept = lookups.gather(batch, rows)
+    handed_through = lookups.gather(batch, rows)
+    lookups.give_back(handed_through, handed_through[:, 1:])
+    third = lookups.gather(batch, rows)
+    assert not any(
+        np.shares_memory(a, b) for a, b in itertools.combinations((kept, handed_through, third), 2)
+    )
 
 
 def test_lists_that_are_all_empty_are_zeros_and_need_no_rows() -> None:

@@ -56,19 +56,38 @@ def numbered(index: int, stream: str = "s") -> NumberedBatch:
     return NumberedBatch(batch=batch, stream=stream)
 
 
-def step(batch: NumberedBatch, rows: Rows, weights: Rows) -> StepResult:
-    return StepResult(
-        loss=0.0,
-        loss_sum=0.0,
-        weight_gradients={},
-        row_gradients={"t": np.zeros((1, 2), np.float32)},
-        predictions=np.zeros((1, 1), np.float32),
-    )
+class EmptyStep:
+    """Gradients of zeros; notes which parts ran in the thread that computes."""
+
+    def __init__(self) -> None:
+        self.threads: dict[str, set[bool]] = {}
+
+    def _note(self, part: str) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        self.threads.setdefault(part, set()).add(is_main)
+
+    def prepare(self, numbered: NumberedBatch, rows: Rows, weights: Rows) -> Rows:
+        self._note("prepare")
+        return rows
+
+    def compute(self, numbered: NumberedBatch, prepared: Rows) -> Rows:
+        self._note("compute")
+        return prepared
+
+    def finish(self, computed: Rows) -> StepResult:
+        self._note("finish")
+        return StepResult(
+            loss=0.0,
+            loss_sum=0.0,
+            weight_gradients={},
+            row_gradients=computed,
+            predictions=np.zeros((1, 1), np.float32),
+        )
 
 
 def run(client: RecordingClient, depth: int, batches: list[NumberedBatch]) -> list[str]:
     pipeline = Pipeline(cast(PSWorkerClient, client), [], depth)
-    pipeline.train(iter(batches), step, StopWatch())
+    pipeline.train(iter(batches), EmptyStep(), StopWatch())
     return client.calls
 
 
@@ -83,6 +102,15 @@ def test_order_depends_on_depth_alone(delay: float) -> None:
     assert one == ["pull 0", "pull 1", "push 0", "pull 2", "push 1", "pull 3", "push 2", "push 3"]
     two = run(RecordingClient(delay), 2, [numbered(i) for i in range(4)])
     assert two == ["pull 0", "pull 1", "pull 2", "push 0", "pull 3", "push 1", "push 2", "push 3"]
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_ahead_only_the_compiled_part_is_in_the_thread_that_computes(depth: int) -> None:
+    step = EmptyStep()
+    pipeline = Pipeline(cast(PSWorkerClient, RecordingClient()), [], depth)
+    pipeline.train(iter([numbered(0), numbered(1)]), step, StopWatch())
+    around = {depth == 0}
+    assert step.threads == {"prepare": around, "compute": {True}, "finish": around}
 
 
 def test_each_stream_is_opened_once_and_in_order() -> None:
