@@ -3,6 +3,7 @@
 // same kind of socket.
 //
 //   ps_client_bench [rounds] [shard threads] [unix,tcp]
+#include <sched.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 
@@ -125,6 +126,33 @@ void MeasureCpu(const char* kind, const char* name, pid_t server,
       "", "");
 }
 
+// Holds all threads of a process to one core, or lets them go (-1).
+void Place(pid_t process, int core) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  for (int i = 0; i < sysconf(_SC_NPROCESSORS_ONLN); ++i) {
+    if (core < 0 || i == core) CPU_SET(i, &cores);
+  }
+  const std::filesystem::path tasks = "/proc/" + std::to_string(process) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    const pid_t thread = std::atoi(task.path().filename().c_str());
+    if (sched_setaffinity(thread, sizeof(cores), &cores) != 0) Die("sched_setaffinity");
+  }
+}
+
+// Where the kernel puts the ends of a short exchange decides more than what they do: waking a core
+// that sleeps takes longer than an exchange within one. So both pairs are also placed alike.
+struct Placement {
+  const char* name;
+  int client;  // core, or -1: where the kernel likes
+  int servers;
+};
+constexpr Placement kPlacements[] = {
+    {"", -1, -1},
+    {", all on one core", 0, 0},
+    {", client and servers on a core each", 0, 1},
+};
+
 void Bench(bool over_unix, int rounds, int shard_threads) {
   std::string folder = (std::filesystem::temp_directory_path() / "ps-bench-XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) Die("mkdtemp");
@@ -155,25 +183,38 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
     OurClient ours(std::move(client).value());
     const char* kind = over_unix ? "unix" : "tcp";
     const char* only = std::getenv("PS_BENCH_ONLY");  // rows whose name has this in it
+    const auto is_wanted = [only](const char* name) {
+      return only == nullptr || std::strstr(name, only) != nullptr;
+    };
     auto bare_pull = [&] { bare.Run(kKeyBytes, kRowBytes); };
     auto bare_push = [&] {
       bare.Run(kKeyBytes + kRowBytes, 0);
       bare.Run(0, 1);
     };
-    for (const Row& row : std::vector<Row>{
-             {"pull of 53,248 keys x 64 against bare sockets", bare_pull,
-              [&] { ours.Pull(ours.keys(), kKeys); }, 7, kRowBytes, "50 %", "80 %"},
-             {"push of the same, Adagrad, against bare sockets", bare_push,
-              [&] { ours.Push(ours.keys()); }, 7, kRowBytes, "50 %", "80 %"},
-             {"pull, keys that repeat", bare_pull, [&] { ours.Pull(ours.skewed(), kKeys); }, 7,
-              kRowBytes, "", ""},
-             {"push, keys that repeat", bare_push, [&] { ours.Push(ours.skewed()); }, 7, kRowBytes,
-              "", ""},
-             {"pull of 16 keys against a 64-byte ping", [&] { bare.Run(0, kPingBytes); },
-              [&] { ours.Pull(ours.keys(), 16); }, kPings, 0, "3x", "1.5x"}}) {
-      if (only != nullptr && std::strstr(row.name, only) == nullptr) continue;
-      Measure(kind, row, rounds);
+    for (const Row& row :
+         std::vector<Row>{{"pull of 53,248 keys x 64 against bare sockets", bare_pull,
+                           [&] { ours.Pull(ours.keys(), kKeys); }, 7, kRowBytes, "50 %", "80 %"},
+                          {"push of the same, Adagrad, against bare sockets", bare_push,
+                           [&] { ours.Push(ours.keys()); }, 7, kRowBytes, "50 %", "80 %"},
+                          {"pull, keys that repeat", bare_pull,
+                           [&] { ours.Pull(ours.skewed(), kKeys); }, 7, kRowBytes, "", ""},
+                          {"push, keys that repeat", bare_push, [&] { ours.Push(ours.skewed()); },
+                           7, kRowBytes, "", ""}}) {
+      if (is_wanted(row.name)) Measure(kind, row, rounds);
     }
+    for (const Placement& placement : kPlacements) {
+      if (placement.servers >= sysconf(_SC_NPROCESSORS_ONLN)) continue;
+      const std::string name =
+          std::string("pull of 16 keys against a 64-byte ping") + placement.name;
+      if (!is_wanted(name.c_str())) continue;
+      Place(getpid(), placement.client);
+      for (pid_t server : {bare_server, our_server}) Place(server, placement.servers);
+      Measure(kind,
+              {name.c_str(), [&] { bare.Run(0, kPingBytes); }, [&] { ours.Pull(ours.keys(), 16); },
+               kPings, 0, "3x", "1.5x"},
+              rounds);
+    }
+    for (pid_t process : {getpid(), bare_server, our_server}) Place(process, -1);
     MeasureCpu(kind, "pulled", our_server, [&] { ours.Pull(ours.keys(), kKeys); });
     MeasureCpu(kind, "pushed", our_server, [&] { ours.Push(ours.keys()); });
     MeasureCpu(kind, "moved by the bare loop", bare_server, bare_pull);
