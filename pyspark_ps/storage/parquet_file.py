@@ -10,17 +10,16 @@ import json
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pyspark_ps.storage import plain_pages
 from pyspark_ps.storage.backend import Output
 from pyspark_ps.storage.checksum import RunningChecksum
+from pyspark_ps.storage.encoders import ArrowEncoder, Encoder, PlainPagesEncoder
 from pyspark_ps.storage.format import FileRecord
 from pyspark_ps.storage.location import Location
 
 ROW_GROUPS_KEY = "pyspark_ps.row_groups"
 """Footer key: JSON list of [end offset, checksum, lowest partition, highest partition]."""
-
-BUFFER_BYTES = 1 << 20  # pyarrow writes two pieces per column; fewer come through Python's lock
 
 
 class ParquetFileWriter:
@@ -42,20 +41,9 @@ class ParquetFileWriter:
         self._groups: list[list[Any]] = []
         self._rows = 0
         self._sink = _ChecksummingSink(location.open_output(record.path))
-        self._file = pa.BufferedOutputStream(pa.PythonFile(self._sink, mode="w"), BUFFER_BYTES)
-        self._writer = pq.ParquetWriter(
-            self._file,
-            schema,
-            compression=compression,
-            compression_level=1 if compression == "zstd" else None,
-            use_dictionary=False,
-            write_statistics=["partition"] if self._has_partitions else False,
-            sorting_columns=(
-                [pq.SortingColumn(schema.get_field_index("partition"))]
-                if self._has_partitions
-                else None
-            ),
-        )
+        sorted_by = "partition" if self._has_partitions else None
+        kind = PlainPagesEncoder if plain_pages.can_write(schema) else ArrowEncoder
+        self._encoder: Encoder = kind(self._sink, schema, compression, sorted_by)
 
     @property
     def bytes(self) -> int:
@@ -69,8 +57,7 @@ class ParquetFileWriter:
 
     def write_row_group(self, rows: pa.Table) -> None:
         """One row group; rows are sorted by partition if they have one."""
-        self._writer.write_table(rows, row_group_size=rows.num_rows)
-        self._file.flush()
+        self._encoder.write_row_group(rows)
         group: list[Any] = [self._sink.position, self._sink.end_piece()]
         if self._has_partitions:
             column = rows.column("partition")
@@ -81,9 +68,7 @@ class ParquetFileWriter:
     def close(self) -> FileRecord:
         """Completes the file."""
         end_of_rows = self._sink.position
-        self._writer.add_key_value_metadata({ROW_GROUPS_KEY: json.dumps(self._groups)})
-        self._writer.close()
-        self._file.close()
+        self._encoder.close({ROW_GROUPS_KEY: json.dumps(self._groups)})
         footer = self._sink.end_piece()
         self._sink.output.close()
         partitions: tuple[int, ...] = ()
@@ -107,7 +92,7 @@ class ParquetFileWriter:
     def abort(self) -> None:
         """Drops the file; never raises."""
         self._sink.aborted = True
-        self._writer.is_open = False  # its destructor would write a footer
+        self._encoder.abort()
         self._sink.output.abort()
 
 

@@ -13,6 +13,7 @@ from pyspark_ps.storage.checksum import checksum
 from pyspark_ps.storage.format import FileRecord
 from pyspark_ps.storage.location import Location
 from pyspark_ps.storage.parquet_file import ROW_GROUPS_KEY
+from pyspark_ps.storage.plain_pages import MAGIC, PlainPagesReader
 
 
 class RowGroup(NamedTuple):
@@ -37,6 +38,10 @@ class VerifiedFile:
         NotFoundError: the file is missing.
         DataCorruptionError: its size, footer or row count is not that of the manifest.
         StorageError: it cannot be read.
+
+    Attributes:
+        schema: of its rows.
+        row_groups: in the file's order.
     """
 
     def __init__(self, location: Location, record: FileRecord, verify: bool = True) -> None:
@@ -55,6 +60,8 @@ class VerifiedFile:
         if size != record.bytes:
             raise self.damaged(f"it has {size} bytes, the manifest says {record.bytes}")
         self._metadata = self._footer()
+        self.schema = self._metadata.schema.to_arrow_schema().remove_metadata()
+        self._pages = PlainPagesReader(self.schema)
         self.row_groups = self._read_row_groups()
 
     def damaged(self, reason: str) -> DataCorruptionError:
@@ -63,22 +70,27 @@ class VerifiedFile:
             f"{self._place} is damaged: {reason}; load another checkpoint, or restore the file"
         )
 
-    @property
-    def schema(self) -> pa.Schema:
-        """Of its rows."""
-        return self._metadata.schema.to_arrow_schema().remove_metadata()
 
     def read(self, group: RowGroup, columns: list[str] | None = None) -> pa.Table:
         """The rows of one row group; safe to call from several threads."""
         data = self._read_at(group.end - group.begin, group.begin)
         if self._verify and checksum(data) != group.checksum:
             raise self.damaged(f"checksum of row group {group.number} does not agree")
-        source = pa.PythonFile(_Stretch(data, group.begin, self._record.bytes), mode="r")
         try:
-            file = pq.ParquetFile(source, metadata=self._metadata)
-            rows = file.read_row_group(group.number, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+            rows = self._decoded(data, group, columns)
+        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
             raise self.damaged(f"row group {group.number} cannot be decoded: {error}") from error
+        return rows
+
+    def _decoded(self, data: Any, group: RowGroup, columns: list[str] | None) -> pa.Table:
+        pages = data[len(MAGIC) :] if group.begin == 0 else data
+        found = self._metadata.row_group(group.number)
+        rows = self._pages.row_group(pages, found, columns)
+        if rows is not None:
+            return rows
+        source = pa.PythonFile(_Stretch(data, group.begin, self._record.bytes), mode="r")
+        file = pq.ParquetFile(source, metadata=self._metadata)
+        rows = file.read_row_group(group.number, columns=columns, use_threads=False)
         return rows.replace_schema_metadata()
 
     def close(self) -> None:

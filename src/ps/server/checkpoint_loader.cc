@@ -18,6 +18,7 @@ using sharding::Json;
 struct RowRun {
   const BatchReader& reader;
   const store::RowShape& shape;
+  PartitionId partition;
   std::int64_t begin;
   std::int64_t end;
 };
@@ -130,7 +131,7 @@ Result<std::uint64_t> CheckpointLoader::AddRows(const std::string& table,
       while (end < reader.rows() && partition(end) == here) ++end;
       const int shard = definition_->shard_of_partition[here];
       if (shard >= 0) {
-        PS_RETURN_IF_ERROR(AddRun(place, shard, {reader, shape, begin, end}));
+        PS_RETURN_IF_ERROR(AddRun(place, shard, {reader, shape, here, begin, end}));
         taken += end - begin;
       }
       begin = end;
@@ -144,6 +145,7 @@ Status CheckpointLoader::AddRun(std::size_t table, int shard, const RowRun& run)
   store::EmbeddingStore& store = *staged.tables[table];
   std::size_t reserved = run.end - run.begin;
   if (!budget_.TryReserve(reserved)) return NoRoom(*core_, budget_);
+  store.MakeRoom(run.partition, reserved);
   const BatchReader& reader = run.reader;
   const std::size_t dim = run.shape.dim;
   const auto& parts = run.shape.states;

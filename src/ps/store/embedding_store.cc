@@ -85,6 +85,9 @@ class PartitionedStore final : public EmbeddingStore {
              float rate_scale, std::size_t* reserved) override;
   void Set(Key key, std::span<const float> values, float count, UnixDay last_day,
            std::span<const float> state, std::size_t* reserved) override;
+  void MakeRoom(PartitionId partition, std::size_t rows) override {
+    table_.MakeRoom(partition, rows);
+  }
   bool Find(Key key, const RowHeader** header, const float** values) const override;
   bool Remove(Key key) override;
   bool DecayStep(float factor, std::size_t rows_max) override;

@@ -83,6 +83,9 @@ class EmbeddingStore {
   // Overwrites or makes a row: values, count, last_day and state (empty: fresh state).
   virtual void Set(Key key, std::span<const float> values, float count, UnixDay last_day,
                    std::span<const float> state, std::size_t* reserved) = 0;
+  // Room in a partition's index for as many more rows at once, before many calls of Set that would
+  // make it step by step.
+  virtual void MakeRoom(PartitionId partition, std::size_t rows) = 0;
   // Values and header of a row without making it; false when there is none. Pointers live until the
   // next call.
   virtual bool Find(Key key, const RowHeader** header, const float** values) const = 0;

@@ -45,12 +45,15 @@ void KeyIndex::Remove(std::uint64_t hash, RowNumber row) {
   }
 }
 
-void KeyIndex::Grow(PagePool* pool) {
+void KeyIndex::Grow(PagePool* pool, std::size_t more) {
+  const auto needed =
+      static_cast<std::uint32_t>((rows_ + more + kRowsPerBucket - 1) / kRowsPerBucket);
   // A quarter more while small, an eighth in whole grains later.
-  std::uint32_t wanted = bucket_count_ + std::max(1u, bucket_count_ / 4);
+  std::uint32_t wanted = std::max(needed, bucket_count_ + std::max(1u, bucket_count_ / 4));
   if (wanted >= kBucketsPerGrain) {
     const std::uint32_t grains = bucket_count_ / kBucketsPerGrain;
-    wanted = (grains + std::max(1u, grains / 8)) * kBucketsPerGrain;
+    const std::uint32_t grains_needed = (needed + kBucketsPerGrain - 1) / kBucketsPerGrain;
+    wanted = std::max(grains_needed, grains + std::max(1u, grains / 8)) * kBucketsPerGrain;
   }
   Release(pool);
   const std::size_t bytes = wanted * sizeof(IndexBucket);

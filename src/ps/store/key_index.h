@@ -104,14 +104,16 @@ class KeyIndex {
     return kNoRow;
   }
 
-  bool full() const { return rows_ >= rows_max(); }
+  bool full() const { return !has_room(1); }
+  bool has_room(std::size_t rows) const { return rows_ + rows <= rows_max(); }
   // Requires !full() and that the row is not in the index.
   void Insert(std::uint64_t hash, RowNumber row);
   // Requires that (hash, row) was inserted.
   void Remove(std::uint64_t hash, RowNumber row);
 
-  // Makes room for more rows and empties the index: the caller inserts every row again.
-  void Grow(PagePool* pool);
+  // Makes room for `more` rows beside those it has, or for an eighth more, and empties the index:
+  // the caller inserts every row again.
+  void Grow(PagePool* pool, std::size_t more = 1);
   // Gives all memory back; the index is as new.
   void Release(PagePool* pool);
 
@@ -119,10 +121,9 @@ class KeyIndex {
   static constexpr std::uint32_t kBucketsPerGrain = PagePool::kGrainBytes / sizeof(IndexBucket);
   static const IndexBucket kEmptyBucket;
 
-  std::uint32_t rows_max() const {
-    const std::uint64_t slots = std::uint64_t{bucket_count_} * IndexBucket::kSlots;
-    return static_cast<std::uint32_t>(slots - slots / 4);
-  }
+  // At most 3/4 full.
+  static constexpr std::uint32_t kRowsPerBucket = IndexBucket::kSlots * 3 / 4;
+  std::uint64_t rows_max() const { return std::uint64_t{bucket_count_} * kRowsPerBucket; }
 
   // Fewer than kBucketsPerGrain: a block of their own; else whole grains of the pool.
   IndexBucket* buckets_ = const_cast<IndexBucket*>(&kEmptyBucket);

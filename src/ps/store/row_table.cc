@@ -30,7 +30,7 @@ RowTable::Segment& RowTable::SegmentFor(PartitionId partition) {
 RowHeader* RowTable::Create(Key key, std::uint64_t hash) {
   Segment& segment = SegmentFor(PartitionOf(hash, partition_bits_));
   KeyIndex& index = IndexOf(segment);
-  if (index.full()) GrowIndex(segment);
+  if (index.full()) GrowIndex(segment, 1);
   const RowNumber row = segment.chain.AllocateRow(&arena_);
   index.Insert(hash, row);
   ++rows_;
@@ -39,9 +39,14 @@ RowHeader* RowTable::Create(Key key, std::uint64_t hash) {
   return header;
 }
 
-void RowTable::GrowIndex(const Segment& segment) {
+void RowTable::MakeRoom(PartitionId partition, std::size_t rows) {
+  const Segment& segment = SegmentFor(partition);
+  if (!IndexOf(segment).has_room(rows)) GrowIndex(segment, rows);
+}
+
+void RowTable::GrowIndex(const Segment& segment, std::size_t more) {
   KeyIndex& index = IndexOf(segment);
-  index.Grow(pool_.get());
+  index.Grow(pool_.get(), more);
   segment.chain.ForEachLive(arena_, [&](RowNumber row, const RowHeader* header) {
     index.Insert(Hash(header->key), row);
   });

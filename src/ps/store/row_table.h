@@ -40,6 +40,9 @@ class RowTable {
   }
   // Requires that the key has no row. The header's key is set, all else is the caller's to write.
   RowHeader* Create(Key key, std::uint64_t hash);
+  // Makes room in a partition's index for as many more rows at once, which Create would make step by
+  // step.
+  void MakeRoom(PartitionId partition, std::size_t rows);
   // False when the key has no row.
   bool Remove(Key key);
 
@@ -69,7 +72,7 @@ class RowTable {
   };
 
   Segment& SegmentFor(PartitionId partition);
-  void GrowIndex(const Segment& segment);
+  void GrowIndex(const Segment& segment, std::size_t more);
   KeyIndex& IndexOf(const Segment& segment) { return indexes_[segment.partition]; }
 
   const std::shared_ptr<PagePool> pool_;

@@ -1,0 +1,324 @@
+"""Row groups of columns of fixed width, as Parquet pages that are made and read without pyarrow.
+
+A column's values lie in a page as they lie in Arrow's memory, so a page is one call of the codec.
+pyarrow makes and reads the same pages, but takes a list column through two integers per float (its
+levels), which costs more than packing it: these are the same for every row here.
+
+A column chunk is one page (version 2, plain, without dictionary); no column has nulls.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pyspark_ps.storage.thrift import (
+    BINARY,
+    I16,
+    I32,
+    I64,
+    LIST,
+    STRUCT,
+    Struct,
+    boolean,
+    read_struct,
+    write_struct,
+)
+
+MAGIC = b"PAR1"
+ZSTD_LEVEL = 1
+
+# Numbers of Parquet's enumerations (parquet.thrift).
+_PLAIN, _RLE, _DATA_PAGE_V2 = 0, 3, 3
+_CODECS = {"none": 0, "snappy": 1, "gzip": 2, "zstd": 6, "lz4": 7}
+_ARROW_CODECS = {"lz4": "lz4_raw"}
+_NAMES = {"UNCOMPRESSED": "none", **{name.upper(): name for name in _CODECS if name != "none"}}
+_PHYSICAL = {
+    pa.uint64(): (2, 8),  # INT64, bytes
+    pa.int64(): (2, 8),
+    pa.uint32(): (1, 4),  # INT32
+    pa.int32(): (1, 4),
+    pa.float32(): (4, 4),  # FLOAT
+}
+_FIXED_BINARY = 7
+
+
+class _Column:
+    """How one column lies in a file."""
+
+    def __init__(self, field: pa.Field) -> None:
+        self.type = field.type
+        self.name = field.name
+        self.path = [field.name]
+        self.items = 1
+        item = field.type
+        if pa.types.is_fixed_size_list(item):
+            self.path += ["list", "element"]
+            self.items = item.list_size
+            item = item.value_type
+        if pa.types.is_fixed_size_binary(item):
+            self.physical, width = _FIXED_BINARY, item.byte_width
+        else:
+            self.physical, width = _PHYSICAL[item]
+        self.is_list = len(self.path) > 1
+        self.row_bytes = width * self.items
+
+    def levels(self, rows: int) -> tuple[bytes, bytes]:
+        """Repetition and definition levels of a page; none where no value repeats."""
+        return _list_levels(rows, self.items) if self.is_list else (b"", b"")
+
+    def bytes_of(self, column: pa.ChunkedArray) -> Any:
+        """The values of all rows, one after the other, as numpy bytes."""
+        parts = [self._bytes_of(chunk) for chunk in column.chunks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _bytes_of(self, chunk: pa.Array) -> Any:
+        items = chunk.flatten() if self.is_list else chunk
+        width = self.row_bytes // self.items
+        first = items.offset * width
+        data = np.frombuffer(items.buffers()[1], np.uint8)
+        return data[first : first + len(chunk) * self.row_bytes]
+
+    def array(self, rows: int, values: pa.Buffer) -> pa.Array:
+        """The inverse of `bytes_of`."""
+        if not self.is_list:
+            return pa.Array.from_buffers(self.type, rows, [None, values])
+        item = pa.Array.from_buffers(self.type.value_type, rows * self.items, [None, values])
+        return pa.Array.from_buffers(self.type, rows, [None], children=[item])
+
+
+@functools.lru_cache(maxsize=64)
+def _list_levels(rows: int, items: int) -> tuple[bytes, bytes]:
+    """Of lists of a fixed length: the first value of a row begins a list, the others go on with it
+    (one bit each, packed in eights), and all are there (one run)."""
+    count = rows * items
+    repeats = np.ones(count + -count % 8, np.uint8)
+    repeats[:count:items] = 0
+    repeats[count:] = 0
+    packed = np.packbits(repeats, bitorder="little").tobytes()
+    return _varint(len(packed) << 1 | 1) + packed, _varint(count << 1) + b"\x01"
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+@functools.lru_cache(maxsize=64)
+def _columns(schema: pa.Schema) -> tuple[_Column, ...] | None:
+    for field in schema:
+        kind = field.type
+        if field.nullable:
+            return None
+        if pa.types.is_fixed_size_list(kind):
+            if kind.value_field.nullable or not kind.list_size:
+                return None
+            kind = kind.value_type
+        if kind not in _PHYSICAL and not pa.types.is_fixed_size_binary(kind):
+            return None
+    return tuple(_Column(field) for field in schema)
+
+
+def can_write(schema: pa.Schema) -> bool:
+    """Whether every column is one of those that this module knows."""
+    return _columns(schema) is not None
+
+
+def _codec(compression: str) -> Any:
+    if compression == "none":
+        return None
+    level = ZSTD_LEVEL if compression == "zstd" else None
+    return pa.Codec(_ARROW_CODECS.get(compression, compression), level)
+
+
+class PlainPagesWriter:
+    """Makes the bytes of a Parquet file, row group by row group.
+
+    Args:
+        schema: one that `can_write`.
+        compression: "zstd", "lz4", "snappy", "gzip" or "none".
+        sorted_by: the column that rows are sorted by, which gets statistics; or none.
+    """
+
+    def __init__(self, schema: pa.Schema, compression: str, sorted_by: str | None) -> None:
+        self._schema = schema
+        columns = _columns(schema)
+        assert columns is not None
+        self._columns = columns
+        self._compression = compression
+        self._codec = _codec(compression)
+        self._sorted_by = sorted_by
+        self._groups: list[Struct] = []
+        self._rows = 0
+        self._position = 0
+
+    def row_group(self, rows: pa.Table) -> bytes:
+        """The bytes of a row group, to be written behind those that came before."""
+        pieces: list[Any] = [] if self._groups else [MAGIC]
+        begin = at = self._position + sum(map(len, pieces))
+        chunks = []
+        unpacked_bytes = 0
+        for column in self._columns:
+            values = column.bytes_of(rows.column(column.name))
+            repeats, defined = column.levels(rows.num_rows)
+            packed = self._pack(values)
+            levels = len(repeats) + len(defined)
+            unpacked, size = levels + len(values), levels + memoryview(packed).nbytes
+            header = self._page_header(column, rows.num_rows, unpacked, size)
+            pieces += [header, repeats, defined, packed]
+            unpacked += len(header)
+            size += len(header)
+            chunk = self._chunk(column, rows.num_rows, at, unpacked, size)
+            if column.name == self._sorted_by:
+                chunk[3][1][12] = (STRUCT, _statistics(values, column.row_bytes))
+            chunks.append(chunk)
+            at += size
+            unpacked_bytes += unpacked
+        group: Struct = {
+            1: (LIST, (STRUCT, chunks)),
+            2: (I64, unpacked_bytes),
+            3: (I64, rows.num_rows),
+        }
+        if self._sorted_by is not None:
+            index = self._schema.get_field_index(self._sorted_by)
+            by = {1: (I32, index), 2: boolean(False), 3: boolean(False)}
+            group[4] = (LIST, (STRUCT, [by]))
+        group[5] = (I64, begin)
+        group[6] = (I64, at - begin)
+        group[7] = (I16, min(len(self._groups), 0x7FFF))
+        self._groups.append(group)
+        self._rows += rows.num_rows
+        self._position = at
+        return b"".join(pieces)
+
+    def footer(self, metadata: dict[str, str]) -> bytes:
+        """The end of the file. The schema is as pyarrow writes it, from an empty file."""
+        empty = io.BytesIO()
+        pq.ParquetWriter(empty, self._schema.with_metadata(metadata)).close()
+        file = memoryview(empty.getvalue())
+        length = int.from_bytes(file[-8:-4], "little")
+        footer, _ = read_struct(file[-8 - length : -8])
+        footer[3] = (I64, self._rows)
+        footer[4] = (LIST, (STRUCT, self._groups))
+        data = write_struct(footer)
+        start = b"" if self._groups else MAGIC
+        return start + data + len(data).to_bytes(4, "little") + MAGIC
+
+    def _pack(self, values: Any) -> Any:
+        return values if self._codec is None else self._codec.compress(values, asbytes=False)
+
+    def _page_header(self, column: _Column, rows: int, unpacked: int, size: int) -> bytes:
+        repeats, defined = column.levels(rows)
+        page: Struct = {
+            1: (I32, rows * column.items),
+            2: (I32, 0),
+            3: (I32, rows),
+            4: (I32, _PLAIN),
+            5: (I32, len(defined)),
+            6: (I32, len(repeats)),
+            7: boolean(self._codec is not None),
+        }
+        return write_struct(
+            {1: (I32, _DATA_PAGE_V2), 2: (I32, unpacked), 3: (I32, size), 8: (STRUCT, page)}
+        )
+
+    def _chunk(self, column: _Column, rows: int, at: int, unpacked: int, size: int) -> Struct:
+        values: Struct = {
+            1: (I32, column.physical),
+            2: (LIST, (I32, [_PLAIN, _RLE] if column.is_list else [_PLAIN])),
+            3: (LIST, (BINARY, [name.encode() for name in column.path])),
+            4: (I32, _CODECS[self._compression]),
+            5: (I64, rows * column.items),
+            6: (I64, unpacked),
+            7: (I64, size),
+            9: (I64, at),
+        }
+        return {2: (I64, at), 3: (STRUCT, values)}
+
+
+def _statistics(values: Any, width: int) -> Struct:
+    """Lowest and highest of values that are sorted."""
+    low, high = bytes(values[:width]), bytes(values[-width:])
+    return {3: (I64, 0), 5: (BINARY, high), 6: (BINARY, low)}
+
+
+class PlainPagesReader:
+    """Unpacks what `PlainPagesWriter` made. Safe to share between threads.
+
+    Args:
+        schema: of the file.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._columns = _columns(schema) or ()
+
+    def row_group(self, data: Any, group: Any, names: list[str] | None = None) -> pa.Table | None:
+        """The rows of a row group.
+
+        Args:
+            data: bytes of the row group, from its first page on.
+            group: pyarrow's metadata of it.
+            names: of the columns to unpack; None = all.
+
+        Returns:
+            None when it was made otherwise, as by pyarrow.
+
+        Raises:
+            ValueError, OSError: it cannot be read.
+        """
+        rows = group.num_rows
+        if not self._columns or group.num_columns != len(self._columns):
+            return None
+        codec = _codec(_NAMES[group.column(0).compression])
+        buffer = pa.py_buffer(data)
+        view = memoryview(buffer).cast("B")
+        found = {}
+        at = 0
+        for column in self._columns:
+            place = _values_place(view, at, column, rows)
+            if place is None:
+                return None
+            begin, at = place
+            if names is None or column.name in names:
+                values = _unpacked(buffer[begin:at], codec, rows * column.row_bytes)
+                found[column.name] = column.array(rows, values)
+        chosen = self._schema
+        if names is not None:
+            chosen = pa.schema([chosen.field(name) for name in names])
+        return pa.Table.from_arrays([found[name] for name in chosen.names], schema=chosen)
+
+
+def _values_place(view: memoryview, at: int, column: _Column, rows: int) -> tuple[int, int] | None:
+    """Where the values of a page begin and end; None for a page that is not one of ours."""
+    header, begin = read_struct(view, at)
+    if header.get(1) != (I32, _DATA_PAGE_V2):
+        return None
+    page = header[8][1]
+    repeats, defined = column.levels(rows)
+    expected = [rows * column.items, 0, rows, _PLAIN, len(defined), len(repeats)]
+    if [page[field][1] for field in range(1, 7)] != expected:
+        return None
+    values = begin + len(repeats) + len(defined)
+    if view[begin:values] != repeats + defined:
+        return None
+    return values, begin + header[3][1]
+
+
+def _unpacked(packed: pa.Buffer, codec: Any, size: int) -> pa.Buffer:
+    if codec is None:
+        values = pa.py_buffer(np.frombuffer(packed, np.uint8).copy())  # aligned for its type
+    else:
+        values = codec.decompress(packed, size, asbytes=False)
+    if values.size != size:
+        raise ValueError(f"a column has {values.size} bytes, expected are {size}")
+    return values
