@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 TAKE_SECONDS = 1.0
 REPORT_SECONDS = 0.2
+# Threads that put loaded rows into their places; those of one shard wait for each other.
+ROW_TAKERS = min(4, os.cpu_count() or 1)
 # Steps of niceness by which saving gives way to serving; loading is waited for.
 SAVE_NICENESS = 10
 
@@ -171,19 +173,19 @@ class CheckpointJobs:
                     location, manifest, table.name, there, states=plan["states"]
                 )
                 take = lambda stream, name=table.name: load.add_rows(name, stream)  # noqa: E731
-                rows[table.name] = _fed(take, reader, done)
+                rows[table.name] = _Feed(reader, done).run(take, ROW_TAKERS)
         chunks = 0
         if plan["weights"]:
             reader = read_weights(location, manifest)
             if manifest.files_of("weights"):
-                chunks = _fed(load.add_weights, reader, done)
+                chunks = _Feed(reader, done).run(load.add_weights)
             load.check_complete()
         if plan["ledger"]:
             writers = _owners_then(manifest, there)
             kept = [f for f in manifest.files if f.kind != "ledger" or f.server in writers]
             manifest = dataclasses.replace(manifest, files=tuple(kept))
             if manifest.files_of("ledger"):
-                _fed(load.add_ledger, read_ledger(location, manifest), done)
+                _Feed(read_ledger(location, manifest), done).run(load.add_ledger)
         return {"rows": rows, "chunks": chunks}
 
     def _commit(self, task: Task, report: Report) -> dict[str, Any]:
@@ -249,32 +251,65 @@ def _counted(
     return pa.RecordBatchReader.from_batches(reader.schema, count())
 
 
-def _fed(take: Callable[[Any], int], reader: pa.RecordBatchReader, done: dict[str, Any]) -> int:
-    """What `take` makes of the stream. An error of the reader keeps its class on the way."""
-    import pyarrow as pa
+class _Feed:
+    """Batches of one reader for several takers, with what became of them.
 
-    errors: list[PSError] = []
+    Args:
+        reader: of the batches.
+        done: `rows` grows with what is taken; `cancelled` ends it with ClosedError.
+    """
 
-    def batches() -> Iterator[pa.RecordBatch]:
+    def __init__(self, reader: pa.RecordBatchReader, done: dict[str, Any]) -> None:
+        self._reader = reader
+        self._done = done
+        self._lock = threading.Lock()
+        self._error: Exception | None = None
+
+    def run(self, take: Callable[[Any], int], takers: int = 1) -> int:
+        """The sum of what `take` makes of the batches in several threads. An error of the reader
+        keeps its class on the way; any error ends all of them."""
+        with concurrent.futures.ThreadPoolExecutor(takers, thread_name_prefix="ps-take") as pool:
+            parts = [pool.submit(self._take, take) for _ in range(takers)]
+        if self._error is not None:
+            raise self._error
+        return sum(part.result() for part in parts)
+
+    def _take(self, take: Callable[[Any], int]) -> int:
+        import pyarrow as pa
+
         try:
-            for batch in reader:
-                if done.get("cancelled"):
-                    raise ClosedError("the load was cancelled")
-                done["rows"] += batch.num_rows
-                yield batch
-        except PSError as error:
-            errors.append(error)
-            raise
-        except (pa.ArrowException, OSError) as error:
-            errors.append(DataCorruptionError(str(error)))
-            raise
+            return take(pa.RecordBatchReader.from_batches(self._reader.schema, self._batches()))
+        except Exception as error:
+            self._fail(error)
+            return 0
 
-    try:
-        return take(pa.RecordBatchReader.from_batches(reader.schema, batches()))
-    except PSError as error:
-        if errors:
-            raise errors[0] from error
-        raise
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _next(self) -> pa.RecordBatch | None:
+        import pyarrow as pa
+
+        with self._lock:
+            if self._error is not None:
+                return None
+            try:
+                if self._done.get("cancelled"):
+                    raise ClosedError("the load was cancelled")
+                batch = next(self._reader, None)
+            except PSError as error:
+                self._error = error
+                raise
+            except (pa.ArrowException, OSError) as error:
+                self._error = DataCorruptionError(str(error))
+                raise
+            if batch is not None:
+                self._done["rows"] += batch.num_rows
+            return batch
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            self._error = self._error or error
 
 
 def _living(definitions: list[dict[str, Any]]) -> list[dict[str, Any]]:

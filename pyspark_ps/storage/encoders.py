@@ -35,7 +35,8 @@ class PlainPagesEncoder:
         self._pages = PlainPagesWriter(schema, compression, sorted_by)
 
     def write_row_group(self, rows: pa.Table) -> None:
-        self._sink.write(self._pages.row_group(rows))
+        with self._pages.row_group(rows) as data:
+            self._sink.write(data)
 
     def close(self, metadata: dict[str, str]) -> None:
         self._sink.write(self._pages.footer(metadata))

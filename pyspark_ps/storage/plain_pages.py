@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import io
-import struct
 from typing import Any
 
 import numpy as np
@@ -157,12 +156,14 @@ class PlainPagesWriter:
         self._compression = compression
         self._codec = _codec(compression)
         self._sorted_by = sorted_by
-        self._groups: list[Struct] = []
+        self._groups: list[bytes] = []  # as the footer lists them
         self._rows = 0
         self._position = 0
+        self._joined = io.BytesIO()  # memory that is new each time costs more than packing
 
-    def row_group(self, rows: pa.Table) -> bytes:
-        """The bytes of a row group, to be written behind those that came before."""
+    def row_group(self, rows: pa.Table) -> memoryview:
+        """The bytes of a row group, to be written behind those that came before. To be released
+        before the next call, which uses the memory again."""
         pieces: list[Any] = [] if self._groups else [MAGIC]
         begin = at = self._position + sum(map(len, pieces))
         chunks = []
@@ -195,10 +196,12 @@ class PlainPagesWriter:
         group[5] = (I64, begin)
         group[6] = (I64, at - begin)
         group[7] = (I16, min(len(self._groups), 0x7FFF))
-        self._groups.append(group)
+        self._groups.append(write_struct(group))
         self._rows += rows.num_rows
         self._position = at
-        return b"".join(pieces)
+        self._joined.seek(0)
+        self._joined.writelines(pieces)
+        return self._joined.getbuffer()[: self._joined.tell()]
 
     def footer(self, metadata: dict[str, str]) -> bytes:
         """The end of the file. The schema is as pyarrow writes it, from an empty file."""
@@ -285,7 +288,7 @@ class PlainPagesReader:
         found = {}
         at = 0
         for column in self._columns:
-            place = _values_place(view, at, column, rows)
+            place = _values_place(view, at, column, rows, codec is not None)
             if place is None:
                 return None
             begin, at = place
@@ -298,7 +301,9 @@ class PlainPagesReader:
         return pa.Table.from_arrays([found[name] for name in chosen.names], schema=chosen)
 
 
-def _values_place(view: memoryview, at: int, column: _Column, rows: int) -> tuple[int, int] | None:
+def _values_place(
+    view: memoryview, at: int, column: _Column, rows: int, is_packed: bool
+) -> tuple[int, int] | None:
     """Where the values of a page begin and end; None for a page that is not one of ours."""
     header, begin = read_struct(view, at)
     if header.get(1) != (I32, _DATA_PAGE_V2):
@@ -306,7 +311,7 @@ def _values_place(view: memoryview, at: int, column: _Column, rows: int) -> tupl
     page = header[8][1]
     repeats, defined = column.levels(rows)
     expected = [rows * column.items, 0, rows, _PLAIN, len(defined), len(repeats)]
-    if [page[field][1] for field in range(1, 7)] != expected:
+    if [page[field][1] for field in range(1, 7)] != expected or page.get(7) != boolean(is_packed):
         return None
     values = begin + len(repeats) + len(defined)
     if view[begin:values] != repeats + defined:

@@ -2,8 +2,8 @@
 
 A struct is a dict from field number to (type, value), in rising order of the numbers. Values:
 `True` and `False` for the two boolean types, int for integers, bytes for binary, a dict for a
-struct, (element type, list of values) for a list. What Parquet does not use (maps, sets, doubles)
-is refused.
+struct (or its bytes), (element type, list of values) for a list. What Parquet does not use (maps,
+sets, doubles) is refused.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
         _put_varint(out, len(value))
         out += value
     elif kind == STRUCT:
-        _put_struct(out, value)
+        if isinstance(value, bytes):
+            out += value
+        else:
+            _put_struct(out, value)
     elif kind == LIST:
         element, values = value
         if len(values) <= _SHORT_LIST_MAX:

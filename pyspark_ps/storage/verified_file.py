@@ -70,7 +70,6 @@ class VerifiedFile:
             f"{self._place} is damaged: {reason}; load another checkpoint, or restore the file"
         )
 
-
     def read(self, group: RowGroup, columns: list[str] | None = None) -> pa.Table:
         """The rows of one row group; safe to call from several threads."""
         data = self._read_at(group.end - group.begin, group.begin)

@@ -320,4 +320,6 @@ def _as_written(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         if column.null_count or inner:
             raise InvalidArgumentError(f"column {field.name!r} holds nulls; none are allowed")
         columns.append(column if column.type == field.type else column.cast(field.type))
+    if batch.schema.equals(schema):
+        return batch
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -20,7 +20,7 @@ Field RowsSchema(const RowShape& shape) {
                      {"partition", "i", {}},
                      {"count", "f", {}},
                      {"last_day", "i", {}},
-                     {"vector", VectorFormat(shape), {{"item", "f", {}}}}};
+                     {"vector", VectorFormat(shape), {{"element", "f", {}}}}};
   for (const auto& part : shape.states) {
     record.children.push_back({part.name, StateFormat(part), {}});
   }

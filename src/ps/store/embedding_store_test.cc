@@ -66,6 +66,18 @@ TEST_F(EmbeddingStoreTest, StreamedRowsAreTheSame) {
   }
 }
 
+TEST_F(EmbeddingStoreTest, RoomMadeBeforehandChangesNoRow) {
+  auto store = MakeStore(Spec(4), 2, &budget_, &clock_);
+  const std::vector<float> first = Gather(store.get(), Range(0, 100), true);
+  for (PartitionId partition = 0; partition < 4; ++partition) store->MakeRoom(partition, 1'000);
+  EXPECT_EQ(Gather(store.get(), Range(0, 100), false), first);
+  EXPECT_EQ(store->Stats().rows, 100u);
+  const std::size_t index_bytes = store->Stats().index_bytes;
+  Gather(store.get(), Range(100, 900), true);
+  EXPECT_LE(store->Stats().index_bytes, index_bytes + 900 * 16);
+  EXPECT_EQ(AllRows(*store, 2).size(), 1'000u);
+}
+
 TEST_F(EmbeddingStoreTest, CountIsOneAtCreationAndOneMoreForEachPush) {
   auto store = MakeStore(Spec(4), 4, &budget_, &clock_);
   Gather(store.get(), {1}, true);

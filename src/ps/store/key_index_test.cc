@@ -83,6 +83,21 @@ TEST(KeyIndexTest, InsertThenFindSurvivesGrowth) {
   EXPECT_EQ(f.Find(random(), 20'000), kNoRow);
 }
 
+TEST(KeyIndexTest, RoomForManyIsMadeInOneStepAndNotMuchMore) {
+  for (const std::uint32_t rows : {1u, 9u, 10u, 143u, 144u, 145u, 5'000u}) {
+    Fixture f;
+    for (RowNumber row = 0; row < 3; ++row) f.Insert(row * 0x9E3779B97F4A7C15ull, row);
+    f.index.Grow(&f.pool, rows);
+    EXPECT_TRUE(f.index.has_room(3 + rows));
+    EXPECT_LE(f.index.memory_bytes(), (3 + rows) * 64 / 9 + PagePool::kGrainBytes);
+    for (const auto& [row, hash] : f.hash_of) f.index.Insert(hash, row);
+    const std::uint32_t buckets = f.index.bucket_count();
+    for (RowNumber row = 3; row < 3 + rows; ++row) f.Insert(row * 0x9E3779B97F4A7C15ull, row);
+    EXPECT_EQ(f.index.bucket_count(), buckets);
+    f.ExpectSame();
+  }
+}
+
 TEST(KeyIndexTest, CostsAtMostNineBytesARowOnceItHasGrains) {
   Fixture f;
   std::mt19937_64 random(2);
