@@ -3,13 +3,17 @@
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
+#include <array>
+#include <limits>
+#include <numeric>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
 #include "ps/base/hash.h"
-#include "ps/client/key_batch.h"
+#include "ps/base/types.h"
 
 namespace nb = nanobind;
 
@@ -128,31 +132,58 @@ KeysOut HashObjects(nb::handle objects) {
   return MakeArray(std::move(keys), count);
 }
 
+constexpr std::size_t kKeysMax = std::numeric_limits<std::int32_t>::max();  // positions are int32
+
+// The caller's key `input`.
+struct Occurrence {
+  Key key;
+  std::uint32_t input;
+};
+
+// Ascending by key: a radix sort, lowest digit first. Digits in which all keys agree cost nothing,
+// so ids below 2^22 take two passes.
+std::vector<Occurrence> SortedByKey(std::span<const Key> keys) {
+  constexpr unsigned kDigitBits = 11;
+  constexpr std::size_t kDigits = std::size_t{1} << kDigitBits;
+  std::vector<Occurrence> sorted(keys.size());
+  std::vector<Occurrence> moved(keys.size());
+  Key differing = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    sorted[i] = {keys[i], static_cast<std::uint32_t>(i)};
+    differing |= keys[i] ^ keys[0];
+  }
+  for (unsigned shift = 0; shift < 64 && differing >> shift != 0; shift += kDigitBits) {
+    auto digit = [shift](Key key) { return (key >> shift) & (kDigits - 1); };
+    if (digit(differing) == 0) continue;
+    std::array<std::uint32_t, kDigits> next{};
+    for (const Occurrence& one : sorted) ++next[digit(one.key)];
+    std::exclusive_scan(next.begin(), next.end(), next.begin(), 0u);
+    for (const Occurrence& one : sorted) moved[next[digit(one.key)]++] = one;
+    sorted.swap(moved);
+  }
+  return sorted;
+}
+
+// Ascending keys are known to be distinct by a look at each and the one before it.
 std::pair<KeysOut, NumpyArray<std::int32_t>> Unique(const KeyArray& keys) {
-  constexpr std::size_t kPrefetchAhead = 12;
   const std::size_t count = keys.shape(0);
-  if (count > client::KeyTable::kKeysMax - 1) {
+  if (count > kKeysMax) {
     Throw(InvalidArgument(std::to_string(count) + " keys are more than 2^31 - 1"));
   }
-  const Key* in = keys.data();
-  auto inverse = std::make_unique_for_overwrite<std::int32_t[]>(count);
+  auto positions = std::make_unique_for_overwrite<std::int32_t[]>(count);
   std::unique_ptr<std::uint64_t[]> out;
   std::size_t distinct_count = 0;
   {
     GilRelease release;
-    client::KeyTable table;
-    std::vector<Key> distinct;
-    table.Reset(count);
-    distinct.reserve(count);
+    const std::vector<Occurrence> sorted = SortedByKey({keys.data(), count});
     for (std::size_t i = 0; i < count; ++i) {
-      if (i + kPrefetchAhead < count) table.Prefetch(HashKey(0, in[i + kPrefetchAhead]));
-      inverse[i] = static_cast<std::int32_t>(table.FindOrAdd(in[i], HashKey(0, in[i]), &distinct));
+      if (i == 0 || sorted[i].key != sorted[i - 1].key) ++distinct_count;
+      positions[sorted[i].input] = static_cast<std::int32_t>(distinct_count - 1);
     }
-    distinct_count = distinct.size();
     out = std::make_unique_for_overwrite<std::uint64_t[]>(distinct_count);
-    std::copy(distinct.begin(), distinct.end(), out.get());
+    for (const Occurrence& one : sorted) out[positions[one.input]] = one.key;
   }
-  return {MakeArray(std::move(out), distinct_count), MakeArray(std::move(inverse), count)};
+  return {MakeArray(std::move(out), distinct_count), MakeArray(std::move(positions), count)};
 }
 
 }  // namespace

@@ -39,8 +39,9 @@ class KeyBatch:
     """One batch, ready to pull for.
 
     Attributes:
-        keys: table -> uint64 (U,), unique, in first-occurrence order; every table of the
-            configuration, in sorted order. This is what to pull and whose gradients to push.
+        keys: table -> uint64 (U,), ascending, each once; every table of the configuration, in
+            sorted order. This is what to pull and whose gradients to push; that it ascends spares
+            the client the search for repeated keys.
         positions: sparse feature -> int32 (B,), of list features (N,): where among its table's keys
             each id stands.
         offsets: list feature -> int64 (B + 1,): sample i has positions[offsets[i]:offsets[i + 1]].

@@ -24,7 +24,7 @@ def hash_objects(objects: Sequence[object] | NDArray[np.object_]) -> NDArray[np.
     InvalidArgumentError names position and value of the first that is none of them."""
 
 def unique(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-    """Distinct keys in order of first occurrence (U,), and each key's position among them (N,)."""
+    """Distinct keys, ascending (U,), and each key's position among them (N,)."""
 
 def gather_rows(
     matrix: NDArray[np.float32],
