@@ -108,6 +108,48 @@ def test_clients_that_are_killed_amid_pushes_leave_nothing_behind(main: PSMainCl
     assert wait_until(lambda: [sockets_of(pid) for pid in pids] == before)
 
 
+# Two threads: at any moment a reply of 25 MB, more than sockets hold, is on its way.
+PULLS = """
+import json, sys, threading
+import numpy as np
+from pyspark_ps import PSConfig, PSWorkerClient
+given = json.loads(sys.stdin.readline())
+worker = PSWorkerClient(given["servers"], PSConfig.from_dict(given["config"]))
+ids = np.arange(100_000)
+def pull():
+    for n in range(30):
+        rows = worker.pull_embeddings(ids)
+        assert rows.shape == (100_000, 64) and not rows.any()
+        print("pulled", flush=True)
+threads = [threading.Thread(target=pull) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow  # it waits until the server has waited for 30 s
+@pytest.mark.timeout(300)
+def test_a_client_that_freezes_amid_replies_is_counted_and_goes_on_when_it_thaws() -> None:
+    config = CONFIG.replace(num_servers=1, embedding_dim=64, transport="tcp", timeout_seconds=200.0)
+    with PSMainClient(None, config) as main:
+
+        def stalled() -> int:
+            return int(main.get_cluster_stats()["servers"][0]["stalled_total"])
+
+        client = run(PULLS, plain(main))
+        assert client.stdout is not None
+        assert client.stdout.readline() == "pulled\n"
+        client.send_signal(signal.SIGSTOP)
+        assert stalled() == 0
+        assert wait_until(lambda: stalled() > 0, 120)
+        client.send_signal(signal.SIGCONT)
+        out, err = client.communicate(timeout=120)
+        assert (client.returncode, out.splitlines()[-1:], err) == (0, ["done"], "")
+
+
 @pytest.mark.parametrize(
     ("what", "ending"),
     [

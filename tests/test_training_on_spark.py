@@ -392,7 +392,13 @@ def test_standalone_with_security_dynamic_allocation_retries_and_speculation(
         "spark.speculation.interval": "200ms",
     }
     plain = {name.replace(".", "__"): value for name, value in settings.items()}
-    ps_config = PSConfig(num_servers=2, server_port_base=0, num_worker_threads=1, transport="tcp")
+    ps_config = PSConfig(
+        num_servers=2,
+        server_port_base=0,
+        num_worker_threads=1,
+        transport="tcp",
+        timeout_seconds=200.0,  # six Java processes start on a machine that may be busy
+    )
     with standalone(tmp_path) as url, spark(url, **plain) as session:
         summary = _train(session, days, ps_config=ps_config)
         _check(summary)

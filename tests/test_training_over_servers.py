@@ -39,7 +39,11 @@ from pyspark_ps import (
 )
 from pyspark_ps.storage import CheckpointManager
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_workers")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.usefixtures("warm_workers"),
+]
 
 STEPS = 200
 
