@@ -38,10 +38,6 @@ target_include_directories(ps_hwy SYSTEM PUBLIC ${PS_HWY_INCLUDE})
 
 ps_header_library(ps_json nlohmann/json.hpp)
 
-# Header-only, so that none of their symbols can meet another copy's.
-ps_header_library(ps_spdlog spdlog/spdlog.h)
-target_compile_definitions(ps_spdlog INTERFACE SPDLOG_FMT_EXTERNAL FMT_HEADER_ONLY=1)
-
 # Asio's own function bodies are compiled once here, not again in each file that includes it.
 find_path(PS_ASIO_INCLUDE asio.hpp REQUIRED)
 add_library(ps_asio STATIC ${PROJECT_SOURCE_DIR}/cmake/asio_impl.cc)
@@ -54,7 +50,7 @@ target_link_libraries(ps_asio PUBLIC ps_ssl Threads::Threads)
 # What any library of ours may use.
 add_library(ps_third_party INTERFACE)
 target_link_libraries(ps_third_party INTERFACE
-  ps_asio ps_ssl ps_crypto ps_lz4 ps_zstd ps_xxhash ps_hwy ps_json ps_spdlog)
+  ps_asio ps_ssl ps_crypto ps_lz4 ps_zstd ps_xxhash ps_hwy ps_json)
 
 if(PS_TESTS)
   find_package(GTest REQUIRED)

@@ -1,3 +1,16 @@
+# What nearly every test includes is read once for all test programs: a quarter less to compile in each. Libraries gain
+# nothing by it (their time goes into optimising, and loading 130 MB costs what it saves). Tests still include what they
+# use, so they compile without it as well.
+function(ps_precompile_test_headers)
+  file(WRITE ${PROJECT_BINARY_DIR}/generated/test_headers.cc "int main() {}\n")
+  add_executable(ps_test_headers EXCLUDE_FROM_ALL ${PROJECT_BINARY_DIR}/generated/test_headers.cc)
+  target_compile_options(ps_test_headers PRIVATE ${PS_TEST_OPTIONS})
+  target_link_libraries(ps_test_headers PRIVATE ps_options ps_third_party GTest::gmock)
+  target_precompile_headers(ps_test_headers PRIVATE
+    <gmock/gmock.h> <gtest/gtest.h> <algorithm> <atomic> <chrono> <functional> <map> <memory> <mutex> <optional> <random>
+    <span> <string> <thread> <vector> <asio/io_context.hpp> <asio/post.hpp> <asio/steady_timer.hpp> <nlohmann/json.hpp>)
+endfunction()
+
 # ps_library(<folder> DEPS <folders...> [TEST_DEPS testing] [THREADS]):
 #   src/ps/<folder>/*.cc  -> static library ps_<folder>
 #   *_test.cc there       -> one program ps_<folder>_test and one ctest entry of that name
@@ -28,6 +41,7 @@ function(ps_library folder)
     add_executable(${test} ${test_sources})
     target_compile_options(${test} PRIVATE ${PS_TEST_OPTIONS})
     target_link_libraries(${test} PRIVATE ps_${folder} ${test_deps} GTest::gmock GTest::gtest_main)
+    target_precompile_headers(${test} REUSE_FROM ps_test_headers)
     add_test(NAME ${test} COMMAND ${test} --gtest_brief=1)
     set_tests_properties(${test} PROPERTIES TIMEOUT 300)
     if(arg_THREADS)

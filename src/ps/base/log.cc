@@ -1,11 +1,11 @@
 #include "ps/base/log.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <nlohmann/json.hpp>
-
-#include <spdlog/logger.h>
-#include <spdlog/sinks/stdout_sinks.h>
 
 namespace ps {
 namespace {
@@ -46,11 +46,16 @@ Result<LogLevel> ParseLogLevel(std::string_view name) {
 }
 
 Log::Sink Log::StandardError() {
-  auto logger =
-      std::make_shared<spdlog::logger>("ps", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  logger->set_pattern("%v");
-  logger->flush_on(spdlog::level::info);
-  return [logger](const std::string& line) { logger->log(spdlog::level::info, line); };
+  return [](const std::string& line) {
+    // One write for a line: those of other threads and processes do not get between.
+    std::string text = line + '\n';
+    std::string_view rest = text;
+    while (!rest.empty()) {
+      const ssize_t written = ::write(STDERR_FILENO, rest.data(), rest.size());
+      if (written < 0 && errno != EINTR) return;  // nobody reads any more
+      if (written > 0) rest.remove_prefix(static_cast<std::size_t>(written));
+    }
+  };
 }
 
 Log::Log(std::uint32_t server_id, LogLevel level, const Clock* clock, Sink sink)
