@@ -52,7 +52,7 @@ class RowsTest : public testing::Test {
   void SetUp() override {
     store_ = MakeStore(&budget_, 5);
     shape_ = store::RowShape::Of(*store_, true);
-    block_ = store::CopyPartition(*store_, 0, shape_);
+    block_ = store::CopyPartition(*store_, 0, shape_, pool_);
   }
   ArrowArrayStream Stream(Field schema, std::vector<Batch> batches, Status end = Status::Ok()) {
     ArrowArrayStream stream;
@@ -63,6 +63,7 @@ class RowsTest : public testing::Test {
 
   store::RowBudget budget_{0};
   std::unique_ptr<store::EmbeddingStore> store_;
+  std::shared_ptr<store::BlockPool> pool_ = std::make_shared<store::BlockPool>(1 << 20);
   store::RowShape shape_;
   std::shared_ptr<const RowBlock> block_;
 };
@@ -177,8 +178,8 @@ TEST_F(RowsTest, AnErrorOfTheSourceArrivesWithItsText) {
 
 TEST_F(RowsTest, SmallBlocksBecomeOne) {
   std::vector<std::unique_ptr<RowBlock>> blocks;
-  for (int i = 0; i < 3; ++i) blocks.push_back(store::CopyPartition(*store_, 0, shape_));
-  auto all = store::Concatenate(shape_, blocks);
+  for (int i = 0; i < 3; ++i) blocks.push_back(store::CopyPartition(*store_, 0, shape_, pool_));
+  auto all = store::Concatenate(shape_, blocks, pool_);
   ASSERT_EQ(all->rows(), 15u);
   for (std::size_t i = 0; i < all->columns(); ++i) {
     const std::size_t bytes = 5 * all->width(i);

@@ -23,7 +23,7 @@ constexpr std::size_t kStripeBytes = 8u << 20;
 constexpr std::size_t kStripesAhead = 4;
 constexpr std::size_t kStripePartitionsFirst = 8;
 // Smaller blocks are joined into one batch.
-constexpr std::size_t kBatchBytesMin = 256u << 10;
+constexpr std::size_t kBatchBytesMin = 512u << 10;
 constexpr std::size_t kChunksPerBatch = 16;
 constexpr std::size_t kStreamsPerBatch = 65'536;
 
@@ -52,6 +52,8 @@ struct TableCopy : std::enable_shared_from_this<TableCopy> {
   Snapshots* snapshots;
   TableId table;
   store::RowShape shape;
+  const std::shared_ptr<store::BlockPool> pool =
+      std::make_shared<store::BlockPool>(kStripesAhead * kStripeBytes);
 
   void Post(const StripePtr& stripe, Shard& shard, std::size_t at) {
     shard.Post([self = shared_from_this(), stripe, &shard, at] { self->Step(stripe, shard, at); });
@@ -68,7 +70,7 @@ struct TableCopy : std::enable_shared_from_this<TableCopy> {
     SteadyTime now = begin;
     for (; at < mine.size() && now - begin < Snapshots::kStep; now = SteadyTime::clock::now()) {
       stripe->blocks[mine[at] - stripe->first] =
-          store::CopyPartition(shard.table(table), mine[at], shape);
+          store::CopyPartition(shard.table(table), mine[at], shape, pool);
       ++at;
     }
     const std::uint64_t requests = core->requests_total.value();
@@ -130,7 +132,7 @@ class RowsSource final : public arrow::BatchSource {
     std::size_t bytes = 0;
     const auto flush = [&] {
       if (small.size() == 1) ready_.push_back(std::move(small.front()));
-      if (small.size() > 1) ready_.push_back(store::Concatenate(copy_->shape, small));
+      if (small.size() > 1) ready_.push_back(store::Concatenate(copy_->shape, small, copy_->pool));
       small.clear();
       small_bytes = 0;
     };
