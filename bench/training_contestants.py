@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ from bench.peers.passes import serve
 from bench.reporting import cpu_seconds
 from bench.training_work import Work
 from distributed_trainer import WorkerTrainer
+from distributed_trainer.thread_config import ThreadConfig
 from pyspark_ps import PSMainClient
 
 Pass = Callable[[], dict[str, float]]
 
 
-def ours(work: Work, folder: Path, life: ExitStack) -> Pass:
+def ours(work: Work, folder: Path, life: ExitStack, threads: ThreadConfig | None = None) -> Pass:
     """A worker, and a server that has all rows from the start."""
-    config = work.config()
+    config = work.config(threads)
     main_client = life.enter_context(PSMainClient(None, config.ps_config))
     work.fill(main_client)
     servers = main_client.get_server_info()
@@ -77,7 +79,12 @@ def bare(work: Work, folder: Path, life: ExitStack) -> Pass:
     return run
 
 
-KINDS = {"ours": ours, "keras": keras_fit, "bare": bare}
+KINDS = {
+    "ours": ours,
+    "cores": partial(ours, threads=ThreadConfig()),
+    "keras": keras_fit,
+    "bare": bare,
+}
 
 
 def main() -> None:

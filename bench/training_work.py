@@ -21,6 +21,7 @@ from bench.reporting import facts
 from distributed_trainer.config import FeatureConfig, TargetConfig, TrainerConfig
 from distributed_trainer.data_loader import S3ParquetDataLoader
 from distributed_trainer.key_batch import KeyBatch, unit_batches
+from distributed_trainer.thread_config import ThreadConfig, get_optimal_thread_config
 from distributed_trainer.units import units_of_work
 from pyspark_ps import PSConfig, PSMainClient
 
@@ -52,9 +53,10 @@ class Work:
         """Of the network's input."""
         return self.features * self.dim
 
-    def config(self) -> TrainerConfig:
-        """Of a training with one server."""
+    def config(self, threads: ThreadConfig | None = None) -> TrainerConfig:
+        """Of a training with one server. `threads`: None = as advised for a worker by itself."""
         return TrainerConfig(
+            thread_config=threads or advised_threads(1),
             feature_config=FeatureConfig(self.names, [], {}, self.dim),
             target_config=TargetConfig(["y"]),
             batch_size=self.batch_size,
@@ -124,6 +126,11 @@ class Work:
         ]
         targets = [tf.constant(batch.targets) for batch in batches]
         return lambda i: float(step(inputs[i], targets[i])[0])
+
+
+def advised_threads(workers: int) -> ThreadConfig:
+    """What the documentation tells users to give each of so many workers on this machine."""
+    return get_optimal_thread_config(len(os.sched_getaffinity(0)), workers)
 
 
 def parse(description: str | None, rounds: int, **defaults: int) -> tuple[Work, int]:

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench.training_work import Work
+from bench.training_work import Work, advised_threads
 from pyspark_ps import PSMainClient
 
 
@@ -28,7 +28,7 @@ class OurWorkers:
             place.mkdir()
             part.write(place)
             pipe, end = spawn.Pipe()
-            arguments = (rank, part, str(place), cluster.get_server_info(), end)
+            arguments = (rank, part, workers, str(place), cluster.get_server_info(), end)
             process = spawn.Process(target=train_when_told, args=arguments, daemon=True)
             process.start()
             life.callback(process.join)
@@ -47,11 +47,14 @@ class OurWorkers:
         return time.perf_counter() - began
 
 
-def train_when_told(rank: int, work: Work, folder: str, servers: Any, pipe: Connection) -> None:
+def train_when_told(
+    rank: int, work: Work, workers: int, folder: str, servers: Any, pipe: Connection
+) -> None:
     """A worker's process."""
     from distributed_trainer import WorkerTrainer
 
-    with WorkerTrainer(rank, work.config(), servers, work.network) as worker:
+    config = work.config(advised_threads(workers))
+    with WorkerTrainer(rank, config, servers, work.network) as worker:
         pipe.send("ready")
         while pipe.recv():
             worker.train_partitions([folder])
