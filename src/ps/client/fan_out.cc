@@ -31,15 +31,15 @@ class Conversation {
 
   bool is_over() const { return is_over_; }
   int fd() const { return connection_->fd(); }
-  short events() const {
-    const bool may_write = !writer_.is_done() && (may_finish_ || !writer_.is_at_last());
-    return may_write ? (POLLIN | POLLOUT) : POLLIN;
-  }
-  // The writer's word that gradients are not finite, or that of what it has not come to.
-  Status Check() {
+  short events() const { return writer_.is_done() || is_held() ? POLLIN : (POLLIN | POLLOUT); }
+  // Its last frame waits for LetFinish.
+  bool is_held() const { return !is_over_ && !may_finish_ && writer_.is_at_last(); }
+  // The writer's word that gradients are not finite; of those that it has not come to, when `ahead`
+  // or when it never will.
+  Status Check(bool ahead) {
     if (exchange_->failure.code() == StatusCode::kInvalidArgument) return exchange_->failure;
-    return is_over_ ? CheckFrames(exchange_->request, &exchange_->link->write_buffers)
-                    : Status::Ok();
+    return ahead || is_over_ ? CheckFrames(exchange_->request, &exchange_->link->write_buffers)
+                             : Status::Ok();
   }
   bool is_checked() const { return exchange_->request->is_checked(); }
   void LetFinish() { may_finish_ = true; }
@@ -101,12 +101,15 @@ void FailAll(std::deque<Conversation>* conversations, StatusCode code, const std
   }
 }
 
-// Lets last frames go once all gradients have been looked at. Not ok: some are not finite.
+// Lets last frames go once all gradients have been looked at: ahead of their writers, as soon as a
+// last frame waits for them, so that no server waits for the slowest. Not ok: some are not finite.
 Status CheckAll(std::deque<Conversation>* conversations, bool* may_finish) {
   if (*may_finish) return Status::Ok();
+  const bool is_any_held = std::any_of(conversations->begin(), conversations->end(),
+                                       [](const Conversation& c) { return c.is_held(); });
   bool is_checked = true;
   for (Conversation& conversation : *conversations) {
-    PS_RETURN_IF_ERROR(conversation.Check());
+    PS_RETURN_IF_ERROR(conversation.Check(is_any_held));
     is_checked &= conversation.is_checked();
   }
   if (!is_checked) return Status::Ok();

@@ -62,7 +62,7 @@ Status NotFinite() {
 Status CheckFrames(ServerRequest* request, WriteBuffers* buffers) {
   while (!request->is_checked()) {
     for (const Section& section : request->frame(request->frames_checked)) {
-      if (!HasFiniteGradients(section, &buffers->rows)) return NotFinite();
+      if (!HasFiniteGradients(section, &buffers->sums)) return NotFinite();
     }
     ++request->frames_checked;
   }

@@ -16,6 +16,7 @@ namespace ps::client {
 struct WriteBuffers {
   std::vector<std::byte> heads;
   std::vector<float> rows;  // gradients gathered for one frame
+  std::vector<float> sums;  // those looked at before their frame's turn
   std::vector<std::byte> compressed;
   wire::PayingCompressor compressor;
   std::vector<std::span<const std::byte>> parts;
