@@ -50,6 +50,7 @@ bool CopyFinite(float* to, const float* from, std::size_t count, bool for_others
       std::memcpy(to + at, from + at, kPiece * sizeof(float));
     }
   }
+  if (at == count) return found == 0;
   found |= HasNonFinite(from + at, count - at);
   if (streamed) {
     StreamRow(to + at, from + at, count - at);
