@@ -206,6 +206,7 @@ class PyCoordinator {
   PyCoordinator(const std::string& options_json, const nb::bytes& secret,
                 const std::string& certificate, const std::string& key) {
     CoordinatorOptions options = ParseCoordinatorOptions(options_json);
+    options.log_level = LogLevel::kWarning;
     options.secret = Text(secret);
     options.tls = MakeTls(certificate, key);
     coordinator_ = Check([&] {

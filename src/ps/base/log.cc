@@ -58,8 +58,8 @@ Log::Sink Log::StandardError() {
   };
 }
 
-Log::Log(std::uint32_t server_id, LogLevel level, const Clock* clock, Sink sink)
-    : server_id_(server_id),
+Log::Log(std::string name, LogLevel level, const Clock* clock, Sink sink)
+    : name_(std::move(name)),
       level_(level),
       clock_(clock),
       sink_(std::move(sink)),
@@ -70,7 +70,7 @@ void Log::Write(LogLevel level, std::string_view event, std::initializer_list<Fi
   int dropped = 0;
   if (!Admit(&dropped)) return;
   std::string line(kLevels[static_cast<std::size_t>(level)].word);
-  line.append(" server=").append(std::to_string(server_id_)).append(" event=").append(event);
+  line.append(" server=").append(name_).append(" event=").append(event);
   for (const auto& [name, value] : fields) {
     line.append(1, ' ').append(name).append(1, '=').append(Quoted(value));
   }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <initializer_list>
 #include <mutex>
@@ -18,7 +17,7 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError, kOff };
 // "debug", "info", "warning", "error" or "off".
 Result<LogLevel> ParseLogLevel(std::string_view name);
 
-// The log of one server: lines on standard error such as
+// The log of one server, or of the coordinator: lines on standard error such as
 //   WARNING server=2 event=request_refused request=push id=17 why="..."
 // The first word is the level as Python's logging spells it; whoever started the process takes the
 // line up by it. Values that hold more than letters, digits and . : / _ + - stand in quotes, as
@@ -32,7 +31,8 @@ class Log {
 
   static Sink StandardError();
 
-  Log(std::uint32_t server_id, LogLevel level, const Clock* clock, Sink sink = StandardError());
+  // name: the server's id, or "coordinator".
+  Log(std::string name, LogLevel level, const Clock* clock, Sink sink = StandardError());
   Log(const Log&) = delete;
 
   bool enabled(LogLevel level) const { return level >= level_ && level != LogLevel::kOff; }
@@ -42,7 +42,7 @@ class Log {
   // False: this line is one too many. *dropped: those before it that were.
   bool Admit(int* dropped);
 
-  const std::uint32_t server_id_;
+  const std::string name_;
   const LogLevel level_;
   const Clock* const clock_;
   const Sink sink_;

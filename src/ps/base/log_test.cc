@@ -21,7 +21,7 @@ class LogTest : public testing::Test {
 };
 
 TEST_F(LogTest, ALineNamesServerEventAndFields) {
-  Log log(2, LogLevel::kInfo, &clock_, sink_);
+  Log log("2", LogLevel::kInfo, &clock_, sink_);
   log.Write(LogLevel::kWarning, "request_refused",
             {{"table", "clicks"}, {"rows", "17"}, {"why", "no room for 3 rows"}, {"empty", ""}});
   EXPECT_THAT(lines_, ElementsAre("WARNING server=2 event=request_refused table=clicks rows=17 "
@@ -29,7 +29,7 @@ TEST_F(LogTest, ALineNamesServerEventAndFields) {
 }
 
 TEST_F(LogTest, WhatAPeerSentCannotForgeALine) {
-  Log log(0, LogLevel::kInfo, &clock_, sink_);
+  Log log("0", LogLevel::kInfo, &clock_, sink_);
   log.Write(LogLevel::kInfo, "e", {{"name", "a\nERROR server=9 event=\"x\"\xff"}});
   ASSERT_THAT(lines_, SizeIs(1));
   EXPECT_EQ(lines_[0].find('\n'), std::string::npos);
@@ -37,13 +37,13 @@ TEST_F(LogTest, WhatAPeerSentCannotForgeALine) {
 }
 
 TEST_F(LogTest, LowerLevelsAndOffWriteNothing) {
-  Log(0, LogLevel::kWarning, &clock_, sink_).Write(LogLevel::kInfo, "e", {});
-  Log(0, LogLevel::kOff, &clock_, sink_).Write(LogLevel::kError, "e", {});
+  Log("0", LogLevel::kWarning, &clock_, sink_).Write(LogLevel::kInfo, "e", {});
+  Log("0", LogLevel::kOff, &clock_, sink_).Write(LogLevel::kError, "e", {});
   EXPECT_THAT(lines_, IsEmpty());
 }
 
 TEST_F(LogTest, AFloodIsCutOffAndCounted) {
-  Log log(0, LogLevel::kInfo, &clock_, sink_);
+  Log log("0", LogLevel::kInfo, &clock_, sink_);
   for (int i = 0; i < Log::kLinesPerSecondMax + 7; ++i) log.Write(LogLevel::kInfo, "e", {});
   EXPECT_THAT(lines_, SizeIs(Log::kLinesPerSecondMax));
   clock_.Advance(std::chrono::seconds(1));

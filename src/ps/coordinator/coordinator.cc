@@ -74,7 +74,8 @@ struct Coordinator::Impl {
   Definitions definitions;
   TaskQueue tasks{kTasksWaitingMax};
   asio::io_context context{1};
-  Requests requests{&context, &roster, &definitions, &tasks};
+  Log log{"coordinator", options.log_level, &Clock::System()};
+  Requests requests{&context, &roster, &definitions, &tasks, &log};
   std::unique_ptr<net::Listener> listener;
   std::thread io_thread;
 };

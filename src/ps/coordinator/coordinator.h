@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ps/base/clock.h"
+#include "ps/base/log.h"
 #include "ps/base/status.h"
 #include "ps/coordinator/server_record.h"
 #include "ps/net/certificate.h"
@@ -31,6 +32,7 @@ struct CoordinatorOptions {
   std::shared_ptr<const net::TlsIdentity> tls;
   double timeout_seconds = 60.0;  // of its own calls to servers
   double driver_silence_seconds = 60.0;
+  LogLevel log_level = LogLevel::kOff;  // of its lines on standard error: peers that it turns away
 };
 
 // Orders membership, table definitions, map epochs and barriers. Runs in the driver (or in server

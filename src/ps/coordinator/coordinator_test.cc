@@ -7,13 +7,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <future>
 #include <span>
 #include <thread>
 
+#include "ps/base/limits.h"
 #include "ps/sharding/json_fields.h"
 #include "ps/testing/cluster.h"
+#include "ps/testing/raw_client.h"
 
 namespace ps::coordinator {
 namespace {
@@ -338,6 +341,64 @@ TEST(Coordinator, WrongRequestsAreRefused) {
   auto described = client->Control("{\"op\":\"describe\"}");
   ASSERT_TRUE(described.ok());
   EXPECT_EQ(Json::parse(*described)["definition"]["tables"][0]["name"], "default");
+}
+
+// The control request {"op":"sing","pad":"xx..."} of so many bytes, in frames of 16 MiB.
+Status ControlInFrames(net::ClientConnection* connection, std::size_t bytes) {
+  constexpr std::size_t kFrameBytes = 16u << 20;
+  std::string text = "{\"op\":\"sing\",\"pad\":\"";
+  text.append(bytes - text.size() - 2, 'x').append("\"}");
+  wire::FrameHeader header;
+  header.type = wire::MessageType::kControl;
+  header.request_id = connection->NextRequestId();
+  for (std::size_t at = 0; at < text.size(); at += kFrameBytes) {
+    header.flags = at + kFrameBytes < text.size() ? wire::kMore : 0;
+    auto part = std::as_bytes(std::span(text).subspan(at, std::min(kFrameBytes, bytes - at)));
+    PS_RETURN_IF_ERROR(connection->SendFrame(header, {&part, 1}, In(60)));
+  }
+  PS_ASSIGN_OR_RETURN(auto reply, connection->ReadFrame(In(60)));
+  EXPECT_EQ(reply.header.type, wire::MessageType::kError);
+  return wire::DecodeError(reply.payload);
+}
+
+TEST(Coordinator, AControlRequestOfTheLimitInSeveralFramesIsReadOneByteMoreIsNot) {
+  auto coordinator = std::move(Coordinator::Start(Alone(1))).value();
+  auto client = std::move(testing::RawClient::Connect(coordinator->endpoint(), Cluster::Secret(),
+                                                      net::Transport::kTcp, wire::kCoordinatorId))
+                    .value();
+  Status read = ControlInFrames(&client->connection(), limits::kControlPayloadBytesMax);
+  EXPECT_THAT(read.message(), HasSubstr("'sing'"));
+  EXPECT_TRUE(client->Control("{\"op\":\"servers\"}").ok());
+  Status beyond = ControlInFrames(&client->connection(), limits::kControlPayloadBytesMax + 1);
+  EXPECT_EQ(beyond.code(), StatusCode::kResourceExhausted) << beyond.ToString();
+  EXPECT_FALSE(client->connection().ReadFrame(In(20)).ok()) << "the connection is closed";
+}
+
+TEST(Coordinator, LogsPeersThatItTurnsAwayWithAddressRequestAndReason) {
+  CoordinatorOptions options = Alone(1);
+  options.log_level = LogLevel::kWarning;
+  ::testing::internal::CaptureStderr();
+  auto coordinator = std::move(Coordinator::Start(options)).value();
+  auto connect = [&](const std::string& secret) {
+    return testing::RawClient::Connect(coordinator->endpoint(), secret, net::Transport::kTcp,
+                                       wire::kCoordinatorId);
+  };
+  EXPECT_FALSE(connect("another secret, not this job's").ok());
+  auto data = std::move(connect(Cluster::Secret())).value();
+  auto request = std::move(data->Send(wire::MessageType::kPull, {testing::Sections()})).value();
+  EXPECT_FALSE(data->ReadPull(request, 1).ok());
+  auto garbage = std::move(connect(Cluster::Secret())).value();
+  const std::string bytes = "no frame" + std::string(200, 'x');
+  ASSERT_EQ(::send(garbage->connection().fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL), 208);
+  EXPECT_FALSE(garbage->connection().ReadFrame(In(20)).ok());
+  coordinator.reset();
+  std::string log = ::testing::internal::GetCapturedStderr();
+  const std::string peer = "peer=127.0.0.1:";
+  EXPECT_THAT(log, HasSubstr("WARNING server=coordinator event=handshake_refused " + peer));
+  EXPECT_THAT(log, HasSubstr("WARNING server=coordinator event=bad_frame " + peer));
+  EXPECT_THAT(log, HasSubstr(" request=" + std::to_string(request) +
+                             " why=\"the coordinator takes control requests only\""));
+  EXPECT_THAT(log, HasSubstr("why=\"frame header: not a frame of this protocol"));
 }
 
 TEST(Coordinator, WrongOptionsAreRefused) {

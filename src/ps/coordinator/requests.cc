@@ -31,20 +31,15 @@ Result<std::vector<sharding::TensorDefinition>> ParseTensors(const Json& json) {
 
 void Requests::OnFrame(const net::ConnectionPtr& connection, net::Frame frame) {
   if (frame.header.type != wire::MessageType::kControl) {
-    connection->SendError(frame.header.request_id,
-                          InvalidArgument("the coordinator takes control requests only"));
-    connection->Close();
-    return;
+    return EndWith(connection, frame.header.request_id,
+                   InvalidArgument("the coordinator takes control requests only"));
   }
   std::string& text = partial_[connection->id()];
   auto bytes = frame.payload.span();
   if (text.size() + bytes.size() > limits::kControlPayloadBytesMax) {
-    connection->SendError(
-        frame.header.request_id,
-        ResourceExhausted("a control request of more than " +
-                          std::to_string(limits::kControlPayloadBytesMax) + " bytes"));
-    connection->Close();
-    return;
+    return EndWith(connection, frame.header.request_id,
+                   ResourceExhausted("a control request of more than " +
+                                     std::to_string(limits::kControlPayloadBytesMax) + " bytes"));
   }
   text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if ((frame.header.flags & wire::kMore) != 0) return;
@@ -52,7 +47,25 @@ void Requests::OnFrame(const net::ConnectionPtr& connection, net::Frame frame) {
   Serve(connection, frame.header.request_id, whole);
 }
 
-void Requests::OnClose(const net::ConnectionPtr& connection, const Status&) {
+void Requests::EndWith(const net::ConnectionPtr& connection, std::uint64_t request_id,
+                       const Status& why) {
+  log_->Write(LogLevel::kWarning, "bad_frame",
+              {{"peer", connection->peer()},
+               {"request", std::to_string(request_id)},
+               {"why", why.message()}});
+  connection->SendError(request_id, why);
+  connection->Close();
+}
+
+void Requests::OnRefused(const std::string& peer, const Status& why) {
+  log_->Write(LogLevel::kWarning, "handshake_refused", {{"peer", peer}, {"why", why.message()}});
+}
+
+void Requests::OnClose(const net::ConnectionPtr& connection, const Status& why) {
+  if (why.code() == StatusCode::kDataCorruption) {
+    log_->Write(LogLevel::kWarning, "bad_frame",
+                {{"peer", connection->peer()}, {"why", why.message()}});
+  }
   partial_.erase(connection->id());
   barriers_.ConnectionEnded(connection->id());
   if (lines_.erase(connection->id()) != 0) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "ps/base/log.h"
 #include "ps/coordinator/barrier_desk.h"
 #include "ps/coordinator/definitions.h"
 #include "ps/coordinator/roster.h"
@@ -19,10 +20,12 @@ namespace ps::coordinator {
 // what has to wait for servers is left to the task queue.
 class Requests final : public net::FrameHandler {
  public:
-  Requests(asio::io_context* context, Roster* roster, Definitions* definitions, TaskQueue* tasks)
+  Requests(asio::io_context* context, Roster* roster, Definitions* definitions, TaskQueue* tasks,
+           Log* log)
       : roster_(roster),
         definitions_(definitions),
         tasks_(tasks),
+        log_(log),
         silence_timer_(*context),
         barriers_(context) {}
 
@@ -35,12 +38,15 @@ class Requests final : public net::FrameHandler {
 
   void OnFrame(const net::ConnectionPtr& connection, net::Frame frame) override;
   void OnClose(const net::ConnectionPtr& connection, const Status& why) override;
+  void OnRefused(const std::string& peer, const Status& why) override;
 
  private:
   using Work = std::function<Result<std::string>()>;
 
   void Serve(const net::ConnectionPtr& connection, std::uint64_t request_id,
              const std::string& text);
+  // Tells the peer and the log, and closes the connection.
+  void EndWith(const net::ConnectionPtr& connection, std::uint64_t request_id, const Status& why);
   Result<std::string> Register(const net::ConnectionPtr& connection, const sharding::Json& json);
   Result<std::string> Heartbeat(const net::ConnectionPtr& connection);
   Result<std::string> CreateTable(const sharding::Json& json);
@@ -55,6 +61,7 @@ class Requests final : public net::FrameHandler {
   Roster* const roster_;
   Definitions* const definitions_;
   TaskQueue* const tasks_;
+  Log* const log_;
   asio::steady_timer silence_timer_;
   BarrierDesk barriers_;
   double stop_grace_seconds_ = 0.0;

@@ -26,6 +26,8 @@ bool IsPeersError(int error) {
          error == EOPNOTSUPP || error == ENETUNREACH || error == EPERM;
 }
 
+Status MustMakeRoom() { return ResourceExhausted("more peers shake hands than there is room for"); }
+
 }  // namespace
 
 Acceptor::Door::Door(asio::io_context& context, Fd fd, bool is_unix_door)
@@ -48,7 +50,7 @@ void Acceptor::Stop() {
     door.socket.close(ignored);
     door.pause.cancel();
   }
-  while (!handshakes_.empty()) handshakes_.front()->Abort();
+  while (!handshakes_.empty()) handshakes_.front()->Abort(ConnectionError("the listener ends"));
 }
 
 void Acceptor::CloseWithoutContext() {
@@ -82,7 +84,7 @@ void Acceptor::AcceptPeers(Door* door) {
 
 // Strangers give their descriptors back first.
 void Acceptor::PauseThenWait(Door* door) {
-  if (!handshakes_.empty()) handshakes_.front()->Abort();
+  if (!handshakes_.empty()) handshakes_.front()->Abort(MustMakeRoom());
   door->pause.expires_after(kPause);
   door->pause.async_wait([self = shared_from_this(), door](const asio::error_code& error) {
     if (error || self->core_->stopped()) return;
@@ -91,7 +93,9 @@ void Acceptor::PauseThenWait(Door* door) {
 }
 
 void Acceptor::Greet(Fd fd, bool is_unix) {
-  if (handshakes_.size() >= core_->options.handshakes_max) handshakes_.front()->Abort();
+  if (handshakes_.size() >= core_->options.handshakes_max) {
+    handshakes_.front()->Abort(MustMakeRoom());
+  }
   TuneStreamSocket(fd.get(), is_unix, core_->options.peer_silence_ms);
   auto handshake = std::make_shared<ServerHandshake>(core_, *contexts_.front(), is_unix);
   handshakes_.push_back(handshake);

@@ -76,6 +76,9 @@ class FrameHandler {
   // Once for each connection that delivered frames or could have, after its last frame; never from
   // within Send, Close or OnFrame. kDataCorruption: closed for bytes that break the protocol.
   virtual void OnClose(const ConnectionPtr& connection, const Status& why) = 0;
+  // A peer ("address:port", or "unix") was turned away in its handshake, or left amid it; not for
+  // one that left before it said hello. On the first context's thread.
+  virtual void OnRefused(const std::string& /*peer*/, const Status& /*why*/) {}
 };
 
 struct ListenerOptions {

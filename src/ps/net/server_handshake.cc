@@ -22,10 +22,14 @@ ServerHandshake::ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_co
 
 void ServerHandshake::Start(Fd fd, Done done) {
   done_ = std::move(done);
-  if (Status status = Open(std::move(fd)); !status.ok()) return Finish(false);
+  peer_ = PeerAddress(fd.get());
+  if (Status status = Open(std::move(fd)); !status.ok()) return Finish(status);
   timer_->expires_after(std::chrono::milliseconds(core_->options.handshake_timeout_ms));
   timer_->async_wait([self = shared_from_this()](const asio::error_code& cancelled) {
-    if (!cancelled) self->Abort();
+    if (cancelled) return;
+    self->Abort(Status(StatusCode::kTimeout,
+                       "no handshake within " +
+                           std::to_string(self->core_->options.handshake_timeout_ms) + " ms"));
   });
   ShakeStreamHands();
 }
@@ -53,7 +57,8 @@ void ServerHandshake::ShakeStreamHands() {
   socket_->async_wait(wants_read ? asio::socket_base::wait_read : asio::socket_base::wait_write,
                       [self = shared_from_this()](const asio::error_code& error) {
                         if (!self->done_) return;
-                        error ? self->Finish(false) : self->ShakeStreamHands();
+                        error ? self->Finish(ConnectionError(error.message()))
+                              : self->ShakeStreamHands();
                       });
 }
 
@@ -63,10 +68,10 @@ void ServerHandshake::OnForeignStream(const Status& why) {
     auto plain = MakePlainStream(socket_->native_handle());
     WriteHandshakeFrame(plain.get(), over_unix_, MessageType::kError, wire::EncodeError(why));
   }
-  Finish(false);
+  Finish(why);
 }
 
-void ServerHandshake::Abort() { Finish(false); }
+void ServerHandshake::Abort(const Status& why) { Finish(why); }
 
 void ServerHandshake::CloseWithoutContext() {
   done_ = nullptr;
@@ -83,16 +88,16 @@ void ServerHandshake::Read() {
 
 void ServerHandshake::OnRead(const Result<std::size_t>& got) {
   if (!done_) return;
-  if (!got.ok()) return Finish(false);
+  if (!got.ok()) return Finish(got.status());
   arrived_ += *got;
   if (arrived_ < frame_.size()) return Read();
   arrived_ = 0;
   if (Status status = TakeFrame(); !status.ok()) {
     // So that an honest peer can say what is wrong. A stranger learns nothing from it.
     WriteHandshakeFrame(stream_.get(), over_unix_, MessageType::kError, wire::EncodeError(status));
-    return Finish(false);
+    return Finish(status);
   }
-  if (proof_seen_) return Finish(true);
+  if (proof_seen_) return Finish(Status::Ok());
   Read();
 }
 
@@ -135,8 +140,9 @@ Status ServerHandshake::CheckProof(std::span<const std::byte> payload) {
   return Status::Ok();
 }
 
-void ServerHandshake::Finish(bool authenticated) {
+void ServerHandshake::Finish(const Status& status) {
   if (!done_) return;
+  bool authenticated = status.ok();
   Done done = std::exchange(done_, nullptr);
   std::unique_ptr<Stream> stream = std::move(stream_);
   Fd fd;
@@ -147,6 +153,10 @@ void ServerHandshake::Finish(bool authenticated) {
   }
   if (!authenticated) {
     core_->authentication_failures_total.fetch_add(1, std::memory_order_relaxed);
+    // A client that finds another secret in the challenge leaves; a probe of the port, before
+    // hello.
+    bool just_left = status.code() == StatusCode::kConnection && !hello_seen_;
+    if (!status.ok() && !just_left && !core_->detached()) core_->handler->OnRefused(peer_, status);
   }
   socket_.reset();
   timer_.reset();

@@ -4,6 +4,7 @@
 #include <asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "ps/net/server_connection.h"
 
@@ -22,7 +23,7 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
   ServerHandshake(std::shared_ptr<ListenerCore> core, asio::io_context& context, bool over_unix);
 
   void Start(Fd fd, Done done);
-  void Abort();  // closes; `done` is called with an invalid socket
+  void Abort(const Status& why);  // closes; `done` is called with an invalid socket
   void CloseWithoutContext();
   bool over_unix() const { return over_unix_; }
 
@@ -35,10 +36,11 @@ class ServerHandshake : public std::enable_shared_from_this<ServerHandshake> {
   Status TakeFrame();
   Status AnswerHello(std::span<const std::byte> payload);
   Status CheckProof(std::span<const std::byte> payload);
-  void Finish(bool authenticated);
+  void Finish(const Status& status);
 
   const std::shared_ptr<ListenerCore> core_;
   const bool over_unix_;
+  std::string peer_;
   std::unique_ptr<StreamSocket> socket_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<asio::steady_timer> timer_;

@@ -32,7 +32,7 @@ struct Core {
         clock(the_clock),
         incarnation(the_incarnation),
         started(the_clock->Now()),
-        log(options.server_id, options.log_level, the_clock),
+        log(std::to_string(options.server_id), options.log_level, the_clock),
         in_flight(options.requests_in_flight_bytes_max),
         budget(options.rows_max),
         gate(&budget),

@@ -35,6 +35,11 @@ void Dispatcher::OnClose(const net::ConnectionPtr& connection, const Status& why
   connections_[connection->context_index()].erase(connection->id());
 }
 
+void Dispatcher::OnRefused(const std::string& peer, const Status& why) {
+  core_->log.Write(LogLevel::kWarning, "handshake_refused",
+                   {{"peer", peer}, {"why", why.message()}});
+}
+
 // Once for a connection, since it ends with that.
 void Dispatcher::LogBadFrame(const net::ConnectionPtr& connection, const Status& why) {
   core_->log.Write(LogLevel::kWarning, "bad_frame",

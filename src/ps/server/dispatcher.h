@@ -20,6 +20,7 @@ class Dispatcher final : public net::FrameHandler {
 
   void OnFrame(const net::ConnectionPtr& connection, net::Frame frame) override;
   void OnClose(const net::ConnectionPtr& connection, const Status& why) override;
+  void OnRefused(const std::string& peer, const Status& why) override;
 
  private:
   using StatePtr = std::shared_ptr<ConnectionState>;
