@@ -17,9 +17,10 @@ add_compile_options(-ffile-prefix-map=${PROJECT_SOURCE_DIR}=.)
 
 find_program(PS_CCACHE ccache)
 if(PS_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # With a base folder the cache serves other copies of the tree, such as the one that a wheel is built in.
+  # With a base folder the cache serves other copies of the tree, such as the one that a wheel is built in. A file that
+  # is not in the cache is not preprocessed once more to look for it: the compiler's own list of headers serves.
   set(CMAKE_CXX_COMPILER_LAUNCHER env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR}
-    CCACHE_SLOPPINESS=pch_defines,time_macros ${PS_CCACHE})
+    CCACHE_DEPEND=1 CCACHE_SLOPPINESS=pch_defines,time_macros ${PS_CCACHE})
   set(CMAKE_C_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 

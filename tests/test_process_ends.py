@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,17 @@ def test_clients_that_are_killed_amid_pushes_leave_nothing_behind(main: PSMainCl
     assert wait_until(lambda: [sockets_of(pid) for pid in pids] == before)
 
 
-# Two threads: at any moment a reply of 25 MB, more than sockets hold, is on its way.
+def unsent_bytes(port: int) -> int:
+    """What the TCP sockets at this port have taken from their process and not got rid of."""
+    total = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        place, queues = line.split()[1], line.split()[4]
+        if place.endswith(f":{port:04X}"):
+            total += int(queues.split(":")[0], 16)
+    return total
+
+
+# Replies of 25 MB, more than sockets hold, until its standard input ends.
 PULLS = """
 import json, sys, threading
 import numpy as np
@@ -116,14 +127,16 @@ from pyspark_ps import PSConfig, PSWorkerClient
 given = json.loads(sys.stdin.readline())
 worker = PSWorkerClient(given["servers"], PSConfig.from_dict(given["config"]))
 ids = np.arange(100_000)
+enough = threading.Event()
 def pull():
-    for n in range(30):
+    while not enough.is_set():
         rows = worker.pull_embeddings(ids)
         assert rows.shape == (100_000, 64) and not rows.any()
-        print("pulled", flush=True)
 threads = [threading.Thread(target=pull) for _ in range(2)]
 for thread in threads:
     thread.start()
+sys.stdin.read()
+enough.set()
 for thread in threads:
     thread.join()
 print("done", flush=True)
@@ -133,20 +146,35 @@ print("done", flush=True)
 @pytest.mark.slow  # it waits until the server has waited for 30 s
 @pytest.mark.timeout(300)
 def test_a_client_that_freezes_amid_replies_is_counted_and_goes_on_when_it_thaws() -> None:
-    config = CONFIG.replace(num_servers=1, embedding_dim=64, transport="tcp", timeout_seconds=200.0)
+    config = CONFIG.replace(
+        num_servers=1,
+        embedding_dim=64,
+        transport="tcp",
+        compression=False,  # rows of zeros would fit into the sockets
+        timeout_seconds=200.0,
+    )
     with PSMainClient(None, config) as main:
 
         def stalled() -> int:
             return int(main.get_cluster_stats()["servers"][0]["stalled_total"])
 
+        def is_frozen_amid_a_reply() -> bool:
+            client.send_signal(signal.SIGSTOP)
+            port = main.get_server_info()[0].port
+            if wait_until(lambda: unsent_bytes(port) == 0, 2):
+                client.send_signal(signal.SIGCONT)
+                return False
+            return True
+
         client = run(PULLS, plain(main))
-        assert client.stdout is not None
-        assert client.stdout.readline() == "pulled\n"
-        client.send_signal(signal.SIGSTOP)
-        assert stalled() == 0
-        assert wait_until(lambda: stalled() > 0, 120)
-        client.send_signal(signal.SIGCONT)
-        out, err = client.communicate(timeout=120)
+        try:
+            assert wait_until(is_frozen_amid_a_reply, 120)
+            assert stalled() == 0
+            assert wait_until(lambda: stalled() > 0, 120)
+            client.send_signal(signal.SIGCONT)
+            out, err = client.communicate(timeout=120)
+        finally:
+            client.kill()
         assert (client.returncode, out.splitlines()[-1:], err) == (0, ["done"], "")
 
 
