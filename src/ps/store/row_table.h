@@ -40,8 +40,8 @@ class RowTable {
   }
   // Requires that the key has no row. The header's key is set, all else is the caller's to write.
   RowHeader* Create(Key key, std::uint64_t hash);
-  // Makes room in a partition's index for as many more rows at once, which Create would make step by
-  // step.
+  // Makes room in a partition's index for as many more rows at once, which Create would make step
+  // by step.
   void MakeRoom(PartitionId partition, std::size_t rows);
   // False when the key has no row.
   bool Remove(Key key);
