@@ -26,6 +26,7 @@ from pyspark_ps.storage.thrift import (
     STRUCT,
     Struct,
     boolean,
+    put_varint,
     read_struct,
     write_struct,
 )
@@ -101,15 +102,10 @@ def _list_levels(rows: int, items: int) -> tuple[bytes, bytes]:
     repeats[:count:items] = 0
     repeats[count:] = 0
     packed = np.packbits(repeats, bitorder="little").tobytes()
-    return _varint(len(packed) << 1 | 1) + packed, _varint(count << 1) + b"\x01"
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
+    begins, present = bytearray(), bytearray()
+    put_varint(begins, len(packed) << 1 | 1)
+    put_varint(present, count << 1)
+    return bytes(begins + packed), bytes(present + b"\x01")
 
 
 @functools.lru_cache(maxsize=64)
@@ -306,9 +302,9 @@ def _values_place(
 ) -> tuple[int, int] | None:
     """Where the values of a page begin and end; None for a page that is not one of ours."""
     header, begin = read_struct(view, at)
-    if header.get(1) != (I32, _DATA_PAGE_V2):
+    kind, page = header.get(8, (0, None))
+    if header.get(1) != (I32, _DATA_PAGE_V2) or kind != STRUCT:
         return None
-    page = header[8][1]
     repeats, defined = column.levels(rows)
     expected = [rows * column.items, 0, rows, _PLAIN, len(defined), len(repeats)]
     if [page[field][1] for field in range(1, 7)] != expected or page.get(7) != boolean(is_packed):

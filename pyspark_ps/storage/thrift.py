@@ -64,7 +64,7 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
     if kind in (I16, I32, I64):
         _put_integer(out, value)
     elif kind == BINARY:
-        _put_varint(out, len(value))
+        put_varint(out, len(value))
         out += value
     elif kind == STRUCT:
         if isinstance(value, bytes):
@@ -77,7 +77,7 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
             out.append(len(values) << 4 | element)
         else:
             out.append(0xF0 | element)
-            _put_varint(out, len(values))
+            put_varint(out, len(values))
         for one in values:
             _put_value(out, element, one)
     elif kind == BYTE:
@@ -87,10 +87,11 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
 
 
 def _put_integer(out: bytearray, value: int) -> None:
-    _put_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)
+    put_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)
 
 
-def _put_varint(out: bytearray, value: int) -> None:
+def put_varint(out: bytearray, value: int) -> None:
+    """Appends a number of at least 0, seven bits a byte, lowest first."""
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7
