@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -15,7 +14,7 @@
 #include "ps/base/limits.h"
 #include "ps/client/call.h"
 #include "ps/client/channel_pool.h"
-#include "ps/client/finite.h"
+#include "ps/client/push_checks.h"
 #include "ps/client/request.h"
 #include "ps/client/tensor_cache.h"
 #include "ps/client/tensor_pull.h"
@@ -55,39 +54,6 @@ Status CheckOptions(const ClientOptions& options) {
   }
   if (!(options.timeout_seconds > 0)) {
     return Status(StatusCode::kConfiguration, "timeout_seconds must be more than 0");
-  }
-  return Status::Ok();
-}
-
-Status CheckGradients(const RowsPush& push, const sharding::TableDefinition& table) {
-  auto bad = FindNonFinite({push.grads, push.keys.size() * table.dim});
-  if (!bad) return Status::Ok();
-  return InvalidArgument(
-      "table '" + table.name + "': the gradient at position (" + std::to_string(*bad / table.dim) +
-      ", " + std::to_string(*bad % table.dim) + ") is " + std::to_string(push.grads[*bad]) +
-      " (key " + std::to_string(push.keys[*bad / table.dim]) +
-      "); only finite numbers are taken, and nothing was changed");
-}
-
-// Adding up finite gradients of a repeated key may leave the range of float32.
-Status CheckSums(const KeyBatch& batch, const RowsPush& push, std::uint32_t dim,
-                 const std::string& table) {
-  std::vector<float> sum(dim);
-  auto repeats = batch.repeats();
-  for (std::size_t i = 0; i < repeats.size();) {
-    std::uint32_t rank = repeats[i].rank;
-    std::memcpy(sum.data(), push.grads + batch.source(rank) * dim, dim * sizeof(float));
-    for (; i < repeats.size() && repeats[i].rank == rank; ++i) {
-      const float* row = push.grads + std::size_t{repeats[i].input} * dim;
-      for (std::uint32_t k = 0; k < dim; ++k) sum[k] += row[k];
-    }
-    float probe = 0;
-    for (float value : sum) probe += value - value;  // NaN unless all are finite
-    if (probe != 0) {
-      return InvalidArgument("table '" + table + "': the gradients of key " +
-                             std::to_string(batch.keys()[rank]) +
-                             ", which occurs more than once, add up to an infinite value");
-    }
   }
   return Status::Ok();
 }
@@ -158,10 +124,6 @@ struct Client::Impl {
                std::vector<RequestBuilder>& builders);
   void AddTensorPush(const Definition& definition, const TensorPush& push, float rate_scale,
                      std::vector<RequestBuilder>& builders);
-  Status CheckPush(const Definition& definition, std::span<const RowsPush> rows,
-                   std::span<const TensorPush> tensors, const PushOptions& push);
-  // Which gradient kept a push from being sent to its end; Ok when it was something else.
-  Status CheckRows(Call& call, const Definition& definition, std::span<const RowsPush> rows);
   Result<SequenceNumber> Number(Call& call, const PushOptions& push);
   void EndOwnStreams(std::span<const std::unique_ptr<Channel>> channels);
 };
@@ -373,17 +335,6 @@ std::pair<std::size_t, std::size_t> IdsNeeded(std::span<const Rows> rows,
   return {tables, weights};
 }
 
-Status CheckKeyCount(const sharding::TableDefinition& table, std::size_t count) {
-  if (count <= KeyTable::kKeysMax) return Status::Ok();
-  return InvalidArgument("table '" + table.name + "': " + std::to_string(count) +
-                         " keys in one call, at most " + std::to_string(KeyTable::kKeysMax) +
-                         "; make several calls");
-}
-
-}  // namespace
-
-namespace {
-
 // Whether a call that failed with `used` has other servers to go to now.
 bool IsMendedByLoss(const Status& status, const Definition& used, const Definition& now) {
   return status.code() == StatusCode::kConnection &&
@@ -460,51 +411,6 @@ Status Client::Impl::PullWith(Call& call, const Definition& definition,
   return Status::Ok();
 }
 
-Status Client::Impl::CheckPush(const Definition& definition, std::span<const RowsPush> rows,
-                               std::span<const TensorPush> tensors, const PushOptions& push) {
-  if (!std::isfinite(push.rate_scale) || push.rate_scale < 0) {
-    return InvalidArgument("rate_scale = " + std::to_string(push.rate_scale) +
-                           ": allowed is a finite number >= 0");
-  }
-  std::vector<bool> named(definition.tables.size());
-  for (const RowsPush& row : rows) {
-    const auto& table = definition.tables[row.table];
-    if (named[row.table]) {
-      return InvalidArgument("table '" + table.name +
-                             "' is named twice in one push; join its keys and gradients (repeated "
-                             "keys are summed), nothing was sent");
-    }
-    named[row.table] = true;
-    PS_RETURN_IF_ERROR(CheckKeyCount(table, row.keys.size()));
-  }
-  for (const TensorPush& tensor : tensors) {
-    const auto& defined = definition.tensors[tensor.tensor];
-    if (tensor.values.size() != defined.floats()) {
-      return InvalidArgument("dense weight '" + defined.name + "' has " +
-                             std::to_string(defined.floats()) + " values, but " +
-                             std::to_string(tensor.values.size()) + " were given");
-    }
-    if (auto bad = FindNonFinite(tensor.values)) {
-      return InvalidArgument("dense weight '" + defined.name + "': value " + std::to_string(*bad) +
-                             " (in C order) is " + std::to_string(tensor.values[*bad]) +
-                             "; only finite numbers are taken, and nothing was sent");
-    }
-  }
-  return Status::Ok();
-}
-
-Status Client::Impl::CheckRows(Call& call, const Definition& definition,
-                               std::span<const RowsPush> rows) {
-  for (const RowsPush& push : rows) {
-    PS_RETURN_IF_ERROR(CheckGradients(push, definition.tables[push.table]));
-  }
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const auto& table = definition.tables[rows[i].table];
-    PS_RETURN_IF_ERROR(CheckSums(*call.channel->batches[i], rows[i], table.dim, table.name));
-  }
-  return Status::Ok();
-}
-
 void Client::Impl::AddTensorPush(const Definition& definition, const TensorPush& push,
                                  float rate_scale, std::vector<RequestBuilder>& builders) {
   const auto& tensor = definition.tensors[push.tensor];
@@ -536,7 +442,7 @@ Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> 
   auto [tables_needed, tensors_needed] = IdsNeeded(rows, tensors);
   PS_ASSIGN_OR_RETURN(DefinitionPtr definition,
                       impl_->DefinitionWith(call, tables_needed, tensors_needed));
-  PS_RETURN_IF_ERROR(impl_->CheckPush(*definition, rows, tensors, options));
+  PS_RETURN_IF_ERROR(CheckPush(*definition, rows, tensors, options));
   auto requests = impl_->MakeRequests(*definition, wire::MessageType::kPush);
   auto builders = BuildersFor(requests, impl_->frame_limits());
 
@@ -565,7 +471,7 @@ Status Client::Push(std::span<const RowsPush> rows, std::span<const TensorPush> 
     RouteToOwners(*definition, requests);
     Status status = impl_->RunRequests(call, *definition, !tensors.empty(), requests);
     if (status.code() == StatusCode::kInvalidArgument) {
-      PS_RETURN_IF_ERROR(impl_->CheckRows(call, *definition, rows));
+      PS_RETURN_IF_ERROR(CheckRows(*definition, rows, call.channel->batches));
     }
     DefinitionPtr now = impl_->definition();
     if (!IsMendedByLoss(status, *definition, *now)) return status;
