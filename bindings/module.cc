@@ -8,6 +8,7 @@
 #include "bindings/isolation.h"
 #include "bindings/keys.h"
 #include "bindings/optimizers.h"
+#include "bindings/parquet.h"
 #include "bindings/segments.h"
 #include "bindings/server.h"
 #include "bindings/views.h"
@@ -26,4 +27,5 @@ NB_MODULE(_core, module) {
   ps::bindings::BindServer(module);
   ps::bindings::BindViews(module);
   ps::bindings::BindCheckpoint(module);
+  ps::bindings::BindParquet(module);
 }

@@ -227,6 +227,35 @@ class RecordStream:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
 
+class RowGroupWriter:
+    """Packs row groups of a Parquet file, each column as one page. Thread-safe, one call after the
+    other.
+
+    Args:
+        columns: of each its path in the schema, the number of its physical type, bytes of a value,
+            values of a row, and whether it is sorted, which gives it statistics.
+        codec: Parquet's number: 0 none, 6 zstd at level 1, 7 lz4.
+    """
+
+    def __init__(
+        self, columns: list[tuple[list[str], int, int, int, bool]], codec: int
+    ) -> None: ...
+    def write(
+        self, values: list[NDArray[np.uint8]], rows: int, position: int, ordinal: int
+    ) -> tuple[NDArray[np.uint8], bytes]:
+        """A row group's bytes, and what the file's footer says of it. The memory of the bytes is
+        used again by the next call once the array is gone.
+
+        Args:
+            values: of each column, bytes[rows * values of a row * bytes of a value].
+            rows: at least 1.
+            position: of the row group in the file.
+            ordinal: its number in the file.
+
+        Raises:
+            InvalidArgumentError: other sizes than these, or a column of 1 GiB.
+        """
+
 class Checkpoints:
     """What the process around a server does its checkpoint jobs with. Thread-safe."""
 

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyspark_ps.storage.plain_pages import ZSTD_LEVEL, PlainPagesWriter
+from pyspark_ps.storage.plain_pages import PlainPagesWriter
 
+ZSTD_LEVEL = 1
 BUFFER_BYTES = 1 << 20  # pyarrow writes two pieces per column; fewer come through Python's lock
 
 
@@ -35,8 +36,8 @@ class PlainPagesEncoder:
         self._pages = PlainPagesWriter(schema, compression, sorted_by)
 
     def write_row_group(self, rows: pa.Table) -> None:
-        with self._pages.row_group(rows) as data:
-            self._sink.write(data)
+        for piece in self._pages.row_group(rows):
+            self._sink.write(piece)
 
     def close(self, metadata: dict[str, str]) -> None:
         self._sink.write(self._pages.footer(metadata))

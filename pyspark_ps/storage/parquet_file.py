@@ -42,7 +42,7 @@ class ParquetFileWriter:
         self._rows = 0
         self._sink = _ChecksummingSink(location.open_output(record.path))
         sorted_by = "partition" if self._has_partitions else None
-        kind = PlainPagesEncoder if plain_pages.can_write(schema) else ArrowEncoder
+        kind = PlainPagesEncoder if plain_pages.can_write(schema, compression) else ArrowEncoder
         self._encoder: Encoder = kind(self._sink, schema, compression, sorted_by)
 
     @property

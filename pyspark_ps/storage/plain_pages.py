@@ -17,14 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_ps import _core
 from pyspark_ps.storage.thrift import (
-    BINARY,
-    I16,
     I32,
     I64,
     LIST,
     STRUCT,
-    Struct,
     boolean,
     put_varint,
     read_struct,
@@ -32,13 +30,11 @@ from pyspark_ps.storage.thrift import (
 )
 
 MAGIC = b"PAR1"
-ZSTD_LEVEL = 1
 
 # Numbers of Parquet's enumerations (parquet.thrift).
 _PLAIN, _RLE, _DATA_PAGE_V2 = 0, 3, 3
-_CODECS = {"none": 0, "snappy": 1, "gzip": 2, "zstd": 6, "lz4": 7}
-_ARROW_CODECS = {"lz4": "lz4_raw"}
-_NAMES = {"UNCOMPRESSED": "none", **{name.upper(): name for name in _CODECS if name != "none"}}
+_CODECS = {"none": 0, "zstd": 6, "lz4": 7}  # those that the core packs pages with
+_READ = {"UNCOMPRESSED": None, "ZSTD": "zstd", "LZ4": "lz4_raw"}  # in pyarrow's words
 _PHYSICAL = {
     pa.uint64(): (2, 8),  # INT64, bytes
     pa.int64(): (2, 8),
@@ -123,24 +119,16 @@ def _columns(schema: pa.Schema) -> tuple[_Column, ...] | None:
     return tuple(_Column(field) for field in schema)
 
 
-def can_write(schema: pa.Schema) -> bool:
-    """Whether every column is one of those that this module knows."""
-    return _columns(schema) is not None
-
-
-def _codec(compression: str) -> Any:
-    if compression == "none":
-        return None
-    level = ZSTD_LEVEL if compression == "zstd" else None
-    return pa.Codec(_ARROW_CODECS.get(compression, compression), level)
+def can_write(schema: pa.Schema, compression: str) -> bool:
+    """Whether every column, and the codec, is one of those that `PlainPagesWriter` knows."""
+    return compression in _CODECS and _columns(schema) is not None
 
 
 class PlainPagesWriter:
     """Makes the bytes of a Parquet file, row group by row group.
 
     Args:
-        schema: one that `can_write`.
-        compression: "zstd", "lz4", "snappy", "gzip" or "none".
+        schema, compression: such as `can_write`.
         sorted_by: the column that rows are sorted by, which gets statistics; or none.
     """
 
@@ -149,55 +137,27 @@ class PlainPagesWriter:
         columns = _columns(schema)
         assert columns is not None
         self._columns = columns
-        self._compression = compression
-        self._codec = _codec(compression)
-        self._sorted_by = sorted_by
+        self._writer = _core.RowGroupWriter(
+            [
+                (c.path, c.physical, c.row_bytes // c.items, c.items, c.name == sorted_by)
+                for c in columns
+            ],
+            _CODECS[compression],
+        )
         self._groups: list[bytes] = []  # as the footer lists them
         self._rows = 0
-        self._position = 0
-        self._joined = io.BytesIO()  # memory that is new each time costs more than packing
+        self._position = len(MAGIC)
 
-    def row_group(self, rows: pa.Table) -> memoryview:
-        """The bytes of a row group, to be written behind those that came before. To be released
-        before the next call, which uses the memory again."""
-        pieces: list[Any] = [] if self._groups else [MAGIC]
-        begin = at = self._position + sum(map(len, pieces))
-        chunks = []
-        unpacked_bytes = 0
-        for column in self._columns:
-            values = column.bytes_of(rows.column(column.name))
-            repeats, defined = column.levels(rows.num_rows)
-            packed = self._pack(values)
-            levels = len(repeats) + len(defined)
-            unpacked, size = levels + len(values), levels + memoryview(packed).nbytes
-            header = self._page_header(column, rows.num_rows, unpacked, size)
-            pieces += [header, repeats, defined, packed]
-            unpacked += len(header)
-            size += len(header)
-            chunk = self._chunk(column, rows.num_rows, at, unpacked, size)
-            if column.name == self._sorted_by:
-                chunk[3][1][12] = (STRUCT, _statistics(values, column.row_bytes))
-            chunks.append(chunk)
-            at += size
-            unpacked_bytes += unpacked
-        group: Struct = {
-            1: (LIST, (STRUCT, chunks)),
-            2: (I64, unpacked_bytes),
-            3: (I64, rows.num_rows),
-        }
-        if self._sorted_by is not None:
-            index = self._schema.get_field_index(self._sorted_by)
-            by = {1: (I32, index), 2: boolean(False), 3: boolean(False)}
-            group[4] = (LIST, (STRUCT, [by]))
-        group[5] = (I64, begin)
-        group[6] = (I64, at - begin)
-        group[7] = (I16, min(len(self._groups), 0x7FFF))
-        self._groups.append(write_struct(group))
+    def row_group(self, rows: pa.Table) -> list[Any]:
+        """The bytes of a row group in pieces, to be written behind those that came before. To be
+        released before the next call, which then uses the memory again."""
+        values = [c.bytes_of(rows.column(i)) for i, c in enumerate(self._columns)]
+        data, entry = self._writer.write(values, rows.num_rows, self._position, len(self._groups))
+        pieces = [data] if self._groups else [MAGIC, data]
+        self._groups.append(entry)
         self._rows += rows.num_rows
-        self._position = at
-        self._joined.seek(0)
-        self._joined.writelines(pieces)
-        return self._joined.getbuffer()[: self._joined.tell()]
+        self._position += len(data)
+        return pieces
 
     def footer(self, metadata: dict[str, str]) -> bytes:
         """The end of the file. The schema is as pyarrow writes it, from an empty file."""
@@ -211,43 +171,6 @@ class PlainPagesWriter:
         data = write_struct(footer)
         start = b"" if self._groups else MAGIC
         return start + data + len(data).to_bytes(4, "little") + MAGIC
-
-    def _pack(self, values: Any) -> Any:
-        return values if self._codec is None else self._codec.compress(values, asbytes=False)
-
-    def _page_header(self, column: _Column, rows: int, unpacked: int, size: int) -> bytes:
-        repeats, defined = column.levels(rows)
-        page: Struct = {
-            1: (I32, rows * column.items),
-            2: (I32, 0),
-            3: (I32, rows),
-            4: (I32, _PLAIN),
-            5: (I32, len(defined)),
-            6: (I32, len(repeats)),
-            7: boolean(self._codec is not None),
-        }
-        return write_struct(
-            {1: (I32, _DATA_PAGE_V2), 2: (I32, unpacked), 3: (I32, size), 8: (STRUCT, page)}
-        )
-
-    def _chunk(self, column: _Column, rows: int, at: int, unpacked: int, size: int) -> Struct:
-        values: Struct = {
-            1: (I32, column.physical),
-            2: (LIST, (I32, [_PLAIN, _RLE] if column.is_list else [_PLAIN])),
-            3: (LIST, (BINARY, [name.encode() for name in column.path])),
-            4: (I32, _CODECS[self._compression]),
-            5: (I64, rows * column.items),
-            6: (I64, unpacked),
-            7: (I64, size),
-            9: (I64, at),
-        }
-        return {2: (I64, at), 3: (STRUCT, values)}
-
-
-def _statistics(values: Any, width: int) -> Struct:
-    """Lowest and highest of values that are sorted."""
-    low, high = bytes(values[:width]), bytes(values[-width:])
-    return {3: (I64, 0), 5: (BINARY, high), 6: (BINARY, low)}
 
 
 class PlainPagesReader:
@@ -276,9 +199,10 @@ class PlainPagesReader:
             ValueError, OSError: it cannot be read.
         """
         rows = group.num_rows
-        if not self._columns or group.num_columns != len(self._columns):
+        compression = group.column(0).compression
+        if group.num_columns != len(self._columns) or compression not in _READ:
             return None
-        codec = _codec(_NAMES[group.column(0).compression])
+        codec = pa.Codec(_READ[compression]) if _READ[compression] else None
         buffer = pa.py_buffer(data)
         view = memoryview(buffer).cast("B")
         found = {}

@@ -144,8 +144,9 @@ class RowsSource final : public arrow::BatchSource {
       if (small_bytes >= kBatchBytesMin) flush();
     }
     flush();
-    const std::size_t wanted = width_ * kStripeBytes / std::max<std::size_t>(bytes, 1);
-    width_ = std::clamp<std::size_t>(wanted, 1, 8 * width_);
+    const std::size_t width = stripe.blocks.size();
+    const std::size_t wanted = width * kStripeBytes / std::max<std::size_t>(bytes, 1);
+    width_ = std::clamp<std::size_t>(wanted, 1, 8 * width);
   }
 
   const std::shared_ptr<TableCopy> copy_;
