@@ -75,11 +75,12 @@ class _Column:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _bytes_of(self, chunk: pa.Array) -> Any:
-        items = chunk.flatten() if self.is_list else chunk
-        width = self.row_bytes // self.items
-        first = items.offset * width
+        items = chunk.values if self.is_list else chunk
+        begin = items.offset * self.row_bytes // self.items
+        if self.is_list:
+            begin += chunk.offset * self.row_bytes
         data = np.frombuffer(items.buffers()[1], np.uint8)
-        return data[first : first + len(chunk) * self.row_bytes]
+        return data[begin : begin + len(chunk) * self.row_bytes]
 
     def array(self, rows: int, values: pa.Buffer) -> pa.Array:
         """The inverse of `bytes_of`."""

@@ -236,6 +236,19 @@ def _row_groups(
     held: list[pa.RecordBatch] = []
     held_rows = 0
     last = -1
+
+    def group() -> pa.Table:
+        nonlocal held, held_rows
+        rows = pa.Table.from_batches(held, schema)
+        held, held_rows = [], 0
+        return rows
+
+    def hold(batch: pa.RecordBatch) -> None:  # an empty one would make columns of two pieces
+        nonlocal held_rows
+        if batch.num_rows:
+            held.append(batch)
+            held_rows += batch.num_rows
+
     for incoming in reader:
         batch = _as_written(incoming, schema)
         total = batch.num_rows
@@ -251,28 +264,31 @@ def _row_groups(
         for at in [*starts, total]:
             while held_rows + at - begin > rows_max:
                 end = begin + rows_max - held_rows
-                yield pa.Table.from_batches([*held, batch[begin:end]], schema)
-                begin, held, held_rows = end, [], 0
+                hold(batch[begin:end])
+                yield group()
+                begin = end
             if at < total and held_rows + at - begin >= max(1, rows_min):
-                yield pa.Table.from_batches([*held, batch[begin:at]], schema)
-                begin, held, held_rows = at, [], 0
-        if begin < total:
-            held.append(batch[begin:])
-            held_rows += total - begin
+                hold(batch[begin:at])
+                yield group()
+                begin = at
+        hold(batch[begin:])
     if held:
-        yield pa.Table.from_batches(held, schema)
+        yield group()
 
 
 def _partition_starts(batch: pa.RecordBatch, last: int) -> tuple[list[int], int]:
     """Rows with which a partition begins, and the last partition. `last`: of the batch before."""
-    partitions = np.concatenate([[last], batch.column("partition").to_numpy()])
-    steps = np.diff(partitions)
-    if (steps < 0).any():
-        at = int(np.flatnonzero(steps < 0)[0])
-        raise InvalidArgumentError(
-            f"rows are not sorted by partition: {partitions[at + 1]} follows {partitions[at]}"
-        )
-    return np.flatnonzero(steps).tolist(), int(partitions[-1])
+    partitions = batch.column("partition").to_numpy()
+    starts = (np.flatnonzero(partitions[1:] != partitions[:-1]) + 1).tolist()
+    if partitions[0] != last:
+        starts.insert(0, 0)
+    for at in starts:
+        if partitions[at] < last:
+            raise InvalidArgumentError(
+                f"rows are not sorted by partition: {partitions[at]} follows {last}"
+            )
+        last = int(partitions[at])
+    return starts, last
 
 
 def _check_embeddings(schema: pa.Schema) -> None:
@@ -316,10 +332,15 @@ def _type_without_nulls(kind: pa.DataType) -> pa.DataType:
 def _as_written(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     columns = []
     for field, column in zip(schema, batch.columns, strict=True):
-        inner = column.flatten().null_count if pa.types.is_nested(field.type) else 0
-        if column.null_count or inner:
+        if column.null_count or _has_nulls_inside(column):
             raise InvalidArgumentError(f"column {field.name!r} holds nulls; none are allowed")
         columns.append(column if column.type == field.type else column.cast(field.type))
     if batch.schema.equals(schema):
         return batch
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _has_nulls_inside(column: pa.Array) -> bool:
+    if not pa.types.is_nested(column.type) or not column.values.null_count:
+        return False
+    return bool(column.flatten().null_count)  # of its own rows; `values` may hold others'
