@@ -1,6 +1,6 @@
 // The client and a server process against bare sockets: pull and push of 53,248 keys of 64 floats
 // (Adagrad applied), and of 16 keys, in turn with a bare loop that moves the same bytes over the
-// same kind of socket.
+// same kind of socket. And what the machine allows: the same rows by known addresses.
 //
 //   ps_client_bench [rounds] [shard threads] [unix,tcp]
 #include <sched.h>
@@ -16,6 +16,7 @@
 #include <sstream>
 
 #include "bench/bare_sockets.h"
+#include "bench/known_rows.h"
 #include "ps/client/client.h"
 #include "ps/coordinator/coordinator.h"
 #include "ps/server/server.h"
@@ -126,6 +127,26 @@ void MeasureCpu(const char* kind, const char* name, pid_t server,
       "", "");
 }
 
+// What the machine's memory allows: `work` on rows by their addresses, by one thread and by two,
+// and what would be reached if that came after the bare loop and nothing else cost anything.
+void MeasureCeiling(const char* kind, const std::string& name, const std::function<void()>& bare,
+                    const std::function<void(Crew&)>& work, int rounds) {
+  constexpr int kRepeats = 7;
+  Crew one(1), two(2);
+  std::vector<double> alone, halves, shares;
+  for (int i = 0; i < rounds; ++i) {
+    const double bare_seconds = SecondsOf(bare, kRepeats);
+    alone.push_back(SecondsOf([&] { work(one); }, kRepeats));
+    halves.push_back(SecondsOf([&] { work(two); }, kRepeats));
+    shares.push_back(bare_seconds / (bare_seconds + halves.back()));
+  }
+  char times[96];
+  std::snprintf(times, sizeof(times), "; %.2f ms by two threads, %.2f by one", 1e3 * Median(halves),
+                1e3 * Median(alone));
+  Bar("ceiling: bare sockets, then " + name + " by known addresses, " + kind, Share(shares) + times,
+      "", "");
+}
+
 // Holds all threads of a process to one core, or lets them go (-1).
 void Place(pid_t process, int core) {
   cpu_set_t cores;
@@ -201,6 +222,15 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
                           {"push, keys that repeat", bare_push, [&] { ours.Push(ours.skewed()); },
                            7, kRowBytes, "", ""}}) {
       if (is_wanted(row.name)) Measure(kind, row, rounds);
+    }
+    {
+      KnownRows rows(kKeys, kDim);
+      const auto measure = [&](const char* name, const std::function<void()>& moved,
+                               const std::function<void(Crew&)>& work) {
+        if (is_wanted("ceiling")) MeasureCeiling(kind, name, moved, work, rounds);
+      };
+      measure("rows copied", bare_pull, [&](Crew& crew) { rows.Gather(crew); });
+      measure("Adagrad", bare_push, [&](Crew& crew) { rows.Update(crew); });
     }
     for (const Placement& placement : kPlacements) {
       if (placement.servers >= sysconf(_SC_NPROCESSORS_ONLN)) continue;
