@@ -128,17 +128,19 @@ void MeasureCpu(const char* kind, const char* name, pid_t server,
 }
 
 // What the machine's memory allows: `work` on rows by their addresses, by one thread and by two,
-// and what would be reached if that came after the bare loop and nothing else cost anything.
+// and what would be reached if that came after the bare loop and nothing else cost anything. The
+// bare loop comes before each, so that the caches are as a request finds them.
 void MeasureCeiling(const char* kind, const std::string& name, const std::function<void()>& bare,
                     const std::function<void(Crew&)>& work, int rounds) {
   constexpr int kRepeats = 7;
   Crew one(1), two(2);
   std::vector<double> alone, halves, shares;
-  for (int i = 0; i < rounds; ++i) {
-    const double bare_seconds = SecondsOf(bare, kRepeats);
-    alone.push_back(SecondsOf([&] { work(one); }, kRepeats));
-    halves.push_back(SecondsOf([&] { work(two); }, kRepeats));
+  for (int i = 0; i < rounds * kRepeats; ++i) {
+    const double bare_seconds = SecondsOf(bare, 1);
+    halves.push_back(SecondsOf([&] { work(two); }, 1));
     shares.push_back(bare_seconds / (bare_seconds + halves.back()));
+    bare();
+    alone.push_back(SecondsOf([&] { work(one); }, 1));
   }
   char times[96];
   std::snprintf(times, sizeof(times), "; %.2f ms by two threads, %.2f by one", 1e3 * Median(halves),

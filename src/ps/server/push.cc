@@ -38,7 +38,7 @@ class Push final : public DataRequest {
     if (head.kind == SectionKind::kRows) {
       SectionPlan::Part part = section.PartOf(shard.index());
       shard.table(head.id).Apply(part.keys, part.positions, section.view.floats.data(),
-                                 head.rate_scale, reserved);
+                                 head.rate_scale, reserved, section.LocatedOf(shard.index()));
       return;
     }
     store::ChunkId chunk{head.id, head.chunk};
@@ -95,6 +95,18 @@ ServerId HomeOf(const Request& request, const ServingDefinition& definition) {
   return definition.self;
 }
 
+// Made while the request arrived, as far as it could be.
+Result<std::unique_ptr<RequestPlan>> PlanOf(Request& request, const DefinitionPtr& definition) {
+  if (auto ahead = std::move(request.plan_ahead); ahead != nullptr) {
+    if (auto plan = ahead->Finish(request.frames.back(), definition); plan != nullptr) {
+      return Result<std::unique_ptr<RequestPlan>>(std::move(plan));
+    }
+  }
+  return PlanRequest(MessageType::kPush, request.frames, *definition,
+                     static_cast<int>(request.core->shards.size()),
+                     /*reply_bytes_max=*/0, request.connection->shared_memory());
+}
+
 void Answer(Request& request, const Status& status) {
   if (status.ok()) {
     request.ReplyPush();
@@ -120,9 +132,7 @@ bool ServePush(const RequestPtr& request, DefinitionPtr definition, DataRequest:
     request->ReplyPush();
     return true;
   }
-  Result<std::unique_ptr<RequestPlan>> plan = PlanRequest(
-      MessageType::kPush, request->frames, *definition, static_cast<int>(core.shards.size()),
-      /*reply_bytes_max=*/0, request->connection->shared_memory());
+  Result<std::unique_ptr<RequestPlan>> plan = PlanOf(*request, definition);
   Status status = plan.status();
   if (status.ok() && (*plan)->chunk_count > 0 && definition->PassesOn((*plan)->home)) {
     status = TakeBytes(*request, (*plan)->chunk_floats * kCopyBytesPerFloat);

@@ -10,6 +10,7 @@
 #include "ps/net/listener.h"
 #include "ps/server/core.h"
 #include "ps/server/in_flight.h"
+#include "ps/server/plan_ahead.h"
 
 namespace ps::server {
 
@@ -34,7 +35,8 @@ struct Request : std::enable_shared_from_this<Request> {
   const std::uint64_t stream;
   const std::uint64_t sequence;
   std::vector<net::Frame> frames;
-  SteadyTime arrived;  // with its last frame
+  std::unique_ptr<PlanAhead> plan_ahead;  // of a push of several frames
+  SteadyTime arrived;                     // with its last frame
   Ticket ticket;
 
   void Fail(const Status& status, bool refused = false);

@@ -52,10 +52,22 @@ void RequestAssembler::Take(net::Frame frame) {
   refusal_ = Refusal(bytes);
   if (refusal_.ok()) {
     request_->frames.push_back(std::move(frame));
+    PlanOn();
     return;
   }
+  request_->plan_ahead.reset();
   request_->frames.clear();
   request_->ticket.Release();
+}
+
+// The last frame is left to whoever serves the request.
+void RequestAssembler::PlanOn() {
+  const net::Frame& frame = request_->frames.back();
+  if (request_->type != wire::MessageType::kPush || (frame.header.flags & wire::kMore) == 0) return;
+  if (request_->plan_ahead == nullptr) {
+    request_->plan_ahead = std::make_unique<PlanAhead>(core_, request_->connection);
+  }
+  request_->plan_ahead->Add(frame);
 }
 
 // Ok when the bytes are taken.

@@ -22,6 +22,7 @@ class RequestAssembler {
  private:
   Status CheckFrame(const wire::FrameHeader& header) const;
   void Take(net::Frame frame);
+  void PlanOn();
   Status Refusal(std::size_t bytes) const;
 
   Core* const core_;

@@ -17,7 +17,7 @@ using wire::SectionKind;
 // A row's line of the index and its header.
 constexpr std::size_t kRowOverheadBytes = 80;
 
-class Planner {
+class Planner final : public RequestPlanner {
  public:
   Planner(MessageType type, const ServingDefinition& definition, int shard_count,
           std::size_t reply_bytes_max, std::span<std::byte> shared)
@@ -31,7 +31,7 @@ class Planner {
     plan_->work_bytes.resize(shard_count);
   }
 
-  Status AddFrame(const net::Frame& frame) {
+  Status AddFrame(const net::Frame& frame) override {
     PS_ASSIGN_OR_RETURN(auto views, wire::DecodeSections(type_, frame.payload.span()));
     FramePlan& plan = plan_->frames.emplace_back();
     plan.sections.reserve(views.size());
@@ -46,7 +46,9 @@ class Planner {
     return Status::Ok();
   }
 
-  Result<std::unique_ptr<RequestPlan>> Take() {
+  RequestPlan& plan() override { return *plan_; }
+
+  Result<std::unique_ptr<RequestPlan>> Take() override {
     if (type_ == MessageType::kReplicate) PS_RETURN_IF_ERROR(CheckReplica());
     return std::move(plan_);
   }
@@ -260,6 +262,13 @@ SectionPlan::Part SectionPlan::PartOf(int shard) const {
 
 std::uint64_t RequestPlan::new_rows_max_total() const {
   return std::accumulate(new_rows_max.begin(), new_rows_max.end(), std::uint64_t{0});
+}
+
+std::unique_ptr<RequestPlanner> RequestPlanner::Create(MessageType type,
+                                                       const ServingDefinition& definition,
+                                                       int shard_count, std::size_t reply_bytes_max,
+                                                       std::span<std::byte> shared) {
+  return std::make_unique<Planner>(type, definition, shard_count, reply_bytes_max, shared);
 }
 
 Result<std::unique_ptr<RequestPlan>> PlanRequest(MessageType type,

@@ -10,6 +10,7 @@
 #include "ps/base/status.h"
 #include "ps/net/listener.h"
 #include "ps/server/definition.h"
+#include "ps/store/embedding_store.h"
 #include "ps/wire/messages.h"
 
 namespace ps::server {
@@ -23,6 +24,9 @@ struct SectionPlan {
   std::unique_ptr<Key[]> keys;
   std::unique_ptr<std::uint32_t[]> positions;
   std::vector<std::uint32_t> begin;
+  // By shard, of rows that were looked up while the request was still arriving (plan_ahead.h); else
+  // empty, or without rows.
+  std::vector<store::LocatedRows> located;
 
   std::size_t chunk_number = 0;  // chunks: how many of them stand before it in the request
   std::size_t reply_offset = 0;  // pull: of its head in the reply
@@ -35,6 +39,9 @@ struct SectionPlan {
   };
   // A shard's keys (none: an empty part). Rows only.
   Part PartOf(int shard) const;
+  const store::LocatedRows* LocatedOf(int shard) const {
+    return located.empty() || located[shard].rows == nullptr ? nullptr : &located[shard];
+  }
   bool Concerns(int shard) const { return only_shard == shard || !PartOf(shard).keys.empty(); }
 };
 
@@ -69,5 +76,18 @@ Result<std::unique_ptr<RequestPlan>> PlanRequest(wire::MessageType type,
                                                  const ServingDefinition& definition,
                                                  int shard_count, std::size_t reply_bytes_max,
                                                  std::span<std::byte> shared);
+
+// The same frame by frame. `definition` outlives it, as do the frames the plan.
+class RequestPlanner {
+ public:
+  static std::unique_ptr<RequestPlanner> Create(wire::MessageType type,
+                                                const ServingDefinition& definition,
+                                                int shard_count, std::size_t reply_bytes_max,
+                                                std::span<std::byte> shared);
+  virtual ~RequestPlanner() = default;
+  virtual Status AddFrame(const net::Frame& frame) = 0;
+  virtual RequestPlan& plan() = 0;  // of the frames so far
+  virtual Result<std::unique_ptr<RequestPlan>> Take() = 0;
+};
 
 }  // namespace ps::server

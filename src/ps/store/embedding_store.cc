@@ -82,7 +82,8 @@ class PartitionedStore final : public EmbeddingStore {
   void Gather(std::span<const Key> keys, const std::uint32_t* positions, bool create,
               std::size_t* reserved, float* out, Stores stores) override;
   void Apply(std::span<const Key> keys, const std::uint32_t* positions, const float* grads,
-             float rate_scale, std::size_t* reserved) override;
+             float rate_scale, std::size_t* reserved, const LocatedRows* located) override;
+  LocatedRows Locate(std::span<const Key> keys) const override;
   void Set(Key key, std::span<const float> values, float count, UnixDay last_day,
            std::span<const float> state, std::size_t* reserved) override;
   void MakeRoom(PartitionId partition, std::size_t rows) override {
@@ -186,8 +187,17 @@ void PartitionedStore::GatherDim(std::span<const Key> keys, const std::uint32_t*
                });
 }
 
+LocatedRows PartitionedStore::Locate(std::span<const Key> keys) const {
+  LocatedRows located{std::make_unique<RowHeader*[]>(keys.size()), table_.epoch()};
+  missing_.clear();
+  VisitRows(table_, keys, RowPrefetch(sizeof(RowHeader)), &missing_,
+            [&](std::size_t i, RowHeader* header) { located.rows[i] = header; });
+  return located;
+}
+
 void PartitionedStore::Apply(std::span<const Key> keys, const std::uint32_t* positions,
-                             const float* grads, float rate_scale, std::size_t* reserved) {
+                             const float* grads, float rate_scale, std::size_t* reserved,
+                             const LocatedRows* located) {
   const RowPrefetch prefetch(values_bytes() + state_floats_ * sizeof(float));
   const UnixDay today = clock_->Today();
   std::array<float*, kApplyBlock> block_rows;
@@ -205,7 +215,12 @@ void PartitionedStore::Apply(std::span<const Key> keys, const std::uint32_t* pos
     if (++block == kApplyBlock) flush();
   };
   missing_.clear();
-  VisitRows(table_, keys, prefetch, &missing_, push);
+  if (located != nullptr && located->epoch == table_.epoch()) {
+    VisitLocated(std::span<RowHeader* const>(located->rows.get(), keys.size()), prefetch, &missing_,
+                 push);
+  } else {
+    VisitRows(table_, keys, prefetch, &missing_, push);
+  }
   VisitMissing(table_, keys, &missing_, [&](std::size_t i, std::uint64_t hash, RowHeader* header) {
     if (header == nullptr) header = Create(keys[i], hash, today, reserved);
     if (header != nullptr) push(i, header);

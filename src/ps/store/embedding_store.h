@@ -15,6 +15,7 @@
 #include "ps/optimizers/optimizer.h"
 #include "ps/store/row_budget.h"
 #include "ps/store/row_layout.h"
+#include "ps/store/row_table.h"
 
 namespace ps::store {
 
@@ -36,6 +37,12 @@ struct TableStats {
   std::uint64_t values_bytes = 0;  // headers and values of the rows
   std::uint64_t state_bytes = 0;   // optimizer state of the rows
   std::uint64_t index_bytes = 0;   // index, and slab space that holds no row
+};
+
+// Rows that were looked up before their gradients were there.
+struct LocatedRows {
+  std::unique_ptr<RowHeader*[]> rows;  // of key i, or null: it had none
+  RowEpoch epoch;  // as long as the table's is this one, they are where they were
 };
 
 // The rows of one table in the partitions that one shard thread owns.
@@ -77,8 +84,15 @@ class EmbeddingStore {
 
   // Applies gradient i to key i's row, made first when missing (with count 1, as by Gather); then
   // count + 1 and last_day = today, also for a row just made (whose count is 2 after this).
+  // `located`: what Locate said of these keys, or null. Of no effect but on speed.
   virtual void Apply(std::span<const Key> keys, const std::uint32_t* positions, const float* grads,
-                     float rate_scale, std::size_t* reserved) = 0;
+                     float rate_scale, std::size_t* reserved, const LocatedRows* located) = 0;
+  void Apply(std::span<const Key> keys, const std::uint32_t* positions, const float* grads,
+             float rate_scale, std::size_t* reserved) {
+    Apply(keys, positions, grads, rate_scale, reserved, nullptr);
+  }
+  // Looks the keys up for an Apply to come. Changes nothing.
+  virtual LocatedRows Locate(std::span<const Key> keys) const = 0;
 
   // Overwrites or makes a row: values, count, last_day and state (empty: fresh state).
   virtual void Set(Key key, std::span<const float> values, float count, UnixDay last_day,

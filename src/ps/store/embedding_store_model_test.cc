@@ -179,8 +179,14 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
                 model_.Get(keys[i], create, clock_.Today()));
     }
   }
+  // Some later Apply is of these keys; what happens before it is anything.
+  void Locate() {
+    located_keys_ = Keys(200, true);
+    located_ = store_->Locate(located_keys_);
+  }
   void Apply() {
-    const std::vector<Key> keys = Keys(200, true);
+    const bool is_located = random_() % 2 == 0;
+    const std::vector<Key> keys = is_located ? located_keys_ : Keys(200, true);
     const auto positions = Positions(keys.size());
     const bool positioned = random_() % 2 == 0;
     std::size_t reserved = 0;
@@ -188,7 +194,7 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
     const std::vector<float> grads = Floats(keys.size() * spec_.dim);
     const float rate_scale = random_() % 2 == 0 ? 1.0f : 0.5f;
     store_->Apply(keys, positioned ? positions.data() : nullptr, grads.data(), rate_scale,
-                  &reserved);
+                  &reserved, is_located ? &located_ : nullptr);
     ASSERT_EQ(reserved, 0u);
     for (std::size_t i = 0; i < keys.size(); ++i) {
       const std::size_t at = (positioned ? positions[i] : i) * spec_.dim;
@@ -227,8 +233,10 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
   }
   void Step() {
     const std::uint64_t what = random_() % 100;
-    if (what < 40) {
+    if (what < 36) {
       Gather();
+    } else if (what < 40) {
+      Locate();
     } else if (what < 80) {
       Apply();
     } else if (what < 88) {
@@ -252,6 +260,8 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
   std::unique_ptr<EmbeddingStore> store_;
   Model model_;
   std::uint64_t pruned_ = 0;
+  std::vector<Key> located_keys_;
+  LocatedRows located_ = store_->Locate(located_keys_);
 };
 
 TEST_P(SequenceTest, EveryAnswerAndEveryRowAgreesWithTheModel) {

@@ -73,6 +73,7 @@ void RowTable::RemoveAt(std::uint32_t number, std::size_t slab, RowNumber row) {
   IndexOf(segment).Remove(Hash(arena_.Header(row)->key), row);
   segment.chain.FreeRow(&arena_, slab, row);
   --rows_;
+  epoch_.Advance();
 }
 
 void RowTable::EraseEmptySlab(std::uint32_t segment, std::size_t slab) {
@@ -89,6 +90,7 @@ void RowTable::Clear() {
   directory_.assign(directory_.size(), 0);
   arena_.Clear();
   rows_ = 0;
+  epoch_.Advance();
 }
 
 std::size_t RowTable::memory_bytes() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,19 @@
 #include "ps/store/row_arena.h"
 
 namespace ps::store {
+
+// Names a table together with how many of its rows have gone: no two tables are ever the same.
+class RowEpoch {
+ public:
+  RowEpoch() : table_(next_table_.fetch_add(1, std::memory_order_relaxed)) {}
+  void Advance() { ++removals_; }
+  bool operator==(const RowEpoch&) const = default;
+
+ private:
+  static inline std::atomic<std::uint64_t> next_table_{0};
+  std::uint64_t table_;
+  std::uint64_t removals_ = 0;
+};
 
 // Keys to rows for the partitions one shard holds of one table: an index and a chain of slabs per
 // partition, made with its first row. Knows headers, not what follows them. Single-threaded.
@@ -38,6 +52,10 @@ class RowTable {
     const RowNumber row = FindNumber(key, hash);
     return row == kNoRow ? nullptr : arena_.Header(row);
   }
+  // Another number once any row has gone, whichever table it was of: until then a pointer to a row
+  // leads to the row of the same key.
+  RowEpoch epoch() const { return epoch_; }
+
   // Requires that the key has no row. The header's key is set, all else is the caller's to write.
   RowHeader* Create(Key key, std::uint64_t hash);
   // Makes room in a partition's index for as many more rows at once, which Create would make step
@@ -83,6 +101,7 @@ class RowTable {
   std::vector<std::uint32_t> directory_;       // partition -> segment
   std::vector<Segment> segments_;              // [0] stays empty
   std::uint64_t rows_ = 0;
+  RowEpoch epoch_;
 };
 
 }  // namespace ps::store

@@ -175,6 +175,20 @@ void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefet
   late.Flush();
 }
 
+// The same for rows that have been looked up: rows[i] is key i's, or null.
+template <typename Use>
+void VisitLocated(std::span<RowHeader* const> rows, const RowPrefetch& prefetch,
+                  std::vector<std::uint32_t>* missing, Use&& use) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (i + kVisitAhead < rows.size()) prefetch(reinterpret_cast<char*>(rows[i + kVisitAhead]));
+    if (rows[i] != nullptr) {
+      use(i, rows[i]);
+    } else {
+      missing->push_back(static_cast<std::uint32_t>(i));
+    }
+  }
+}
+
 // Calls use(i, hash, header or null) for the keys at the places `missing`, which it sorts. `use`
 // may create rows: each key is looked up when its turn comes, so a key made earlier in the call is
 // found.
