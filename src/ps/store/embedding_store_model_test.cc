@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ps/base/hash.h"
+#include "ps/store/row_visit.h"
 #include "ps/store/test_store.h"
 
 namespace ps::store {
@@ -133,6 +134,8 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
         store_(MakeStore(spec_, GetParam().partition_bits, &budget_, &clock_)),
         model_(spec_, &store_->optimizer()) {}
 
+  // Now and then a batch longer than a block of the visit.
+  std::size_t BatchMax() { return random_() % 32 == 0 ? 2 * kVisitBlock : 200; }
   std::vector<Key> Keys(std::size_t max, bool distinct) {
     std::vector<Key> keys(random_() % (max + 1));
     // Mostly from a small world, so that keys come again.
@@ -164,7 +167,7 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
   }
 
   void Gather() {
-    const std::vector<Key> keys = Keys(200, false);
+    const std::vector<Key> keys = Keys(BatchMax(), false);
     const bool create = random_() % 4 != 0;
     const auto positions = Positions(keys.size());
     const bool positioned = random_() % 2 == 0;
@@ -181,12 +184,12 @@ class SequenceTest : public testing::TestWithParam<SequenceCase> {
   }
   // Some later Apply is of these keys; what happens before it is anything.
   void Locate() {
-    located_keys_ = Keys(200, true);
+    located_keys_ = Keys(BatchMax(), true);
     located_ = store_->Locate(located_keys_);
   }
   void Apply() {
     const bool is_located = random_() % 2 == 0;
-    const std::vector<Key> keys = is_located ? located_keys_ : Keys(200, true);
+    const std::vector<Key> keys = is_located ? located_keys_ : Keys(BatchMax(), true);
     const auto positions = Positions(keys.size());
     const bool positioned = random_() % 2 == 0;
     std::size_t reserved = 0;

@@ -3,15 +3,18 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "ps/base/hash.h"
 #include "ps/base/limits.h"
 #include "ps/store/page_pool.h"
+#include "ps/store/row_visit.h"
 #include "ps/store/test_store.h"
 
 namespace ps::store {
@@ -244,6 +247,38 @@ TEST_F(EmbeddingStoreTest, KeysThatShareBucketAndTagAreToldApart) {
     ASSERT_EQ(Count(*store, keys[i]), i % 2 == 0 ? -1.0f : 1.0f);
   }
   EXPECT_EQ(Gather(store.get(), keys, true), out);
+}
+
+TEST_F(EmbeddingStoreTest, ABatchOfAnySizeMeetsTheRowsThatItsKeysMeetAlone) {
+  std::mt19937_64 random(5);
+  auto batched = MakeStore(Spec(3), 4, &budget_, &clock_);
+  auto single = MakeStore(Spec(3), 4, &budget_, &clock_);
+  for (const std::size_t size : {1, 7, 8, 24, 25}) {
+    for (const std::size_t blocks : {0, 1, 2}) {
+      std::vector<Key> keys(blocks * kVisitBlock + size - (blocks == 0 ? 0 : 8));
+      // Repeated and new ones beside some that are there, in tables that grow from batch to batch.
+      for (Key& key : keys) key = random() % 9'000;
+      std::set<Key> missing;
+      for (Key key : keys) {
+        if (Count(*single, key) < 0) missing.insert(key);
+      }
+      EXPECT_EQ(batched->CountMissing(keys), missing.size());
+      std::vector<float> alone;
+      const bool create = random() % 4 != 0;
+      for (Key key : keys) {
+        const std::vector<float> row = Gather(single.get(), {key}, create);
+        alone.insert(alone.end(), row.begin(), row.end());
+      }
+      EXPECT_EQ(Gather(batched.get(), keys, create), alone) << keys.size();
+
+      std::sort(keys.begin(), keys.end());
+      keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+      std::shuffle(keys.begin(), keys.end(), random);
+      Push(batched.get(), keys);
+      for (Key key : keys) Push(single.get(), {key});
+      EXPECT_EQ(AllRows(*batched, 4), AllRows(*single, 4)) << keys.size();
+    }
+  }
 }
 
 TEST_F(EmbeddingStoreTest, ExtremeKeysAreOrdinary) {

@@ -15,15 +15,26 @@
 namespace ps::store {
 
 // How a batch of keys meets its rows. Every key costs one cache line of the index and the lines of
-// its row, all of them far away, so each key passes three stages, kVisitAhead keys apart: ask for
-// the bucket; read the bucket and ask for the row; use the row. Keys go in groups, and a group's
-// requests are made in one tight loop: a request whose page is not in the TLB holds up its thread,
-// and only requests close together overlap their page walks. Measured with 20 M and 4 M rows, one
-// thread: groups of 8 reach 40 % and 46 % of the speed of known addresses, single keys 28 % and 45
-// %, groups of 16 39 % and 36 %.
+// its row, all of them far away, so a batch goes in blocks, and each block twice through memory:
+// first the buckets of its keys are asked for and, kVisitAhead keys later, read; then their rows.
+// Each pass is a loop over one kind of memory. Keys go in groups, and a group's requests are made
+// in one tight loop: a request whose page is not in the TLB holds up its thread, and only requests
+// close together overlap their page walks.
 inline constexpr std::size_t kVisitGroup = 8;
 inline constexpr std::size_t kVisitAhead = 24;
-static_assert(kVisitAhead % kVisitGroup == 0);
+inline constexpr std::size_t kVisitBlock = 1024;
+static_assert(kVisitAhead % kVisitGroup == 0 && kVisitBlock % kVisitGroup == 0);
+
+// Calls ask(from, to) for the groups of 0 .. n - 1 in turn, and use(from, to) for each of them when
+// the groups of the kVisitAhead keys behind it have been asked for.
+template <typename Ask, typename Use>
+[[gnu::always_inline]] inline void AskAhead(std::size_t n, Ask&& ask, Use&& use) {
+  for (std::size_t at = 0; at < n + kVisitAhead; at += kVisitGroup) {
+    if (at < n) ask(at, std::min(at + kVisitGroup, n));
+    if (at < kVisitAhead) continue;
+    use(at - kVisitAhead, std::min(at - kVisitAhead + kVisitGroup, n));
+  }
+}
 
 // The bytes of a row that a visit needs, as prefetches; rows lie at multiples of 16.
 class RowPrefetch {
@@ -127,49 +138,63 @@ class LateKeys {
   std::array<Late, kQueue> queue_;
 };
 
+// The row that the first match of each key's tag in its home bucket leads to, or null.
+inline void FirstMatches(const RowTable& table, std::span<const Key> keys, char** rows) {
+  static constexpr std::size_t kRing = std::bit_ceil(kVisitAhead + kVisitGroup);
+  std::array<const IndexBucket*, kRing> buckets;
+  std::array<std::uint8_t, kRing> tags;
+  const RowArena& arena = table.arena();
+  AskAhead(
+      keys.size(),
+      [&](std::size_t from, std::size_t to) {
+        for (std::size_t i = from; i < to; ++i) {
+          const std::uint64_t hash = table.Hash(keys[i]);
+          const KeyIndex& index = table.Index(hash);
+          buckets[i % kRing] = index.Bucket(index.Home(hash));
+          tags[i % kRing] = KeyIndex::Tag(hash);
+        }
+        for (std::size_t i = from; i < to; ++i) Prefetch(buckets[i % kRing]);
+      },
+      [&](std::size_t from, std::size_t to) {
+        for (std::size_t i = from; i < to; ++i) {
+          const IndexBucket* bucket = buckets[i % kRing];
+          const std::uint32_t matches = bucket->Match(tags[i % kRing]);
+          rows[i] = matches == 0 ? nullptr : arena.Row(bucket->rows[std::countr_zero(matches)]);
+        }
+      });
+}
+
 // Calls use(i, header) for each key that has a row, nearly in order, and appends the places of the
 // others to `missing`. `use` must not create or remove rows.
 template <typename Use>
 void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefetch& prefetch,
                std::vector<std::uint32_t>* missing, Use&& use) {
-  static constexpr std::size_t kRing = std::bit_ceil(2 * kVisitAhead);
-  std::array<const IndexBucket*, kRing> buckets;
-  std::array<std::uint8_t, kRing> tags;
-  std::array<char*, kRing> rows;
-  const RowArena& arena = table.arena();
+  std::array<char*, kVisitBlock> rows;
+  std::array<std::uint32_t, kVisitBlock> others;  // places of keys for `late`
   LateKeys<Use> late(table, keys, prefetch, missing, use);
-  const std::size_t n = keys.size();
-  // The end of a group that begins `behind` keys before `at`.
-  const auto end_of = [n](std::size_t at, std::size_t behind) {
-    return std::min(at - behind + kVisitGroup, n);
-  };
-
-  for (std::size_t at = 0; at < n + 2 * kVisitAhead; at += kVisitGroup) {
-    if (at >= 2 * kVisitAhead) {
-      for (std::size_t i = at - 2 * kVisitAhead; i < end_of(at, 2 * kVisitAhead); ++i) {
-        auto* header = reinterpret_cast<RowHeader*>(rows[i % kRing]);
-        if (header != nullptr && header->key == keys[i]) {
-          use(i, header);
-        } else {
-          late.Add(i, header);
-        }
-      }
-    }
-    for (std::size_t i = at; i < end_of(at, 0); ++i) {
-      const std::uint64_t hash = table.Hash(keys[i]);
-      const KeyIndex& index = table.Index(hash);
-      buckets[i % kRing] = index.Bucket(index.Home(hash));
-      tags[i % kRing] = KeyIndex::Tag(hash);
-    }
-    for (std::size_t i = at; i < end_of(at, 0); ++i) Prefetch(buckets[i % kRing]);
-    if (at < kVisitAhead) continue;
-    for (std::size_t i = at - kVisitAhead; i < end_of(at, kVisitAhead); ++i) {
-      const IndexBucket* bucket = buckets[i % kRing];
-      const std::uint32_t matches = bucket->Match(tags[i % kRing]);
-      rows[i % kRing] = matches == 0 ? nullptr : arena.Row(bucket->rows[std::countr_zero(matches)]);
-    }
-    for (std::size_t i = at - kVisitAhead; i < end_of(at, kVisitAhead); ++i) {
-      prefetch(rows[i % kRing]);
+  for (std::size_t begin = 0; begin < keys.size(); begin += kVisitBlock) {
+    const std::span<const Key> block =
+        keys.subspan(begin, std::min(kVisitBlock, keys.size() - begin));
+    std::size_t others_count = 0;
+    FirstMatches(table, block, rows.data());
+    AskAhead(
+        block.size(),
+        [&](std::size_t from, std::size_t to) {
+          for (std::size_t i = from; i < to; ++i) prefetch(rows[i]);
+        },
+        [&](std::size_t from, std::size_t to) {
+          for (std::size_t i = from; i < to; ++i) {
+            auto* header = reinterpret_cast<RowHeader*>(rows[i]);
+            if (header != nullptr && header->key == block[i]) {
+              use(begin + i, header);
+            } else {
+              others[others_count++] = static_cast<std::uint32_t>(i);
+            }
+          }
+        });
+    for (std::size_t o = 0; o < others_count; ++o) {
+      const std::uint32_t i = others[o];
+      late.Add(begin + i, reinterpret_cast<RowHeader*>(rows[i]));
     }
   }
   late.Flush();
@@ -179,14 +204,20 @@ void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefet
 template <typename Use>
 void VisitLocated(std::span<RowHeader* const> rows, const RowPrefetch& prefetch,
                   std::vector<std::uint32_t>* missing, Use&& use) {
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (i + kVisitAhead < rows.size()) prefetch(reinterpret_cast<char*>(rows[i + kVisitAhead]));
-    if (rows[i] != nullptr) {
-      use(i, rows[i]);
-    } else {
-      missing->push_back(static_cast<std::uint32_t>(i));
-    }
-  }
+  AskAhead(
+      rows.size(),
+      [&](std::size_t from, std::size_t to) {
+        for (std::size_t i = from; i < to; ++i) prefetch(reinterpret_cast<char*>(rows[i]));
+      },
+      [&](std::size_t from, std::size_t to) {
+        for (std::size_t i = from; i < to; ++i) {
+          if (rows[i] != nullptr) {
+            use(i, rows[i]);
+          } else {
+            missing->push_back(static_cast<std::uint32_t>(i));
+          }
+        }
+      });
 }
 
 // Calls use(i, hash, header or null) for the keys at the places `missing`, which it sorts. `use`
