@@ -6,15 +6,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.warm_python import OF_ITS_OWN, Template
 
 # Spark's Python workers are this interpreter, and not whatever python3 is on the path.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# A test's Java lives for seconds: the quick compiler and one collector thread halve its processor
-# time (16 s instead of 29 s for a driver and two executors that run one small job).
-os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# A test's Java lives for seconds: the quick compiler, one collector thread and bytecode that is not
+# verified, being Spark's own, take less than half of its processor time.
+os.environ.setdefault(
+    "JAVA_TOOL_OPTIONS",
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
+)
 
 
 def find_java() -> None:
@@ -43,3 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
+    """The processes of pytest-xdist are forks of one that has imported TensorFlow."""
+    if all(argument.startswith("pyspark_ps") for argument in config.args):
+        return
+    template = Template()
+    config.add_cleanup(template.close)
+    for spec in specs:
+        spec.python = f"env {OF_ITS_OWN}=1 {template.python}"

@@ -54,18 +54,18 @@ def test_the_trainers_simple_training_predicts_a_day_it_has_not_seen() -> None:
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("warm_spark")
 def test_train_demo_goes_on_with_the_new_days_when_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def statuses(said: str) -> list[str]:
+    def statuses(days: int) -> list[str]:
+        # In this process, which has TensorFlow already, and at the second time Java.
+        train_demo.app(["--folder", str(tmp_path), "--days", str(days)], standalone_mode=False)
+        said = capsys.readouterr().out
         return re.findall(r"^2025-12-\d\d  (skipped|20,000 clicks)", said, re.M)
 
-    arguments = ("--folder", str(tmp_path), "--days", "2")
-    said = run_example("train_demo", *arguments, package="distributed_trainer")
-    assert statuses(said) == ["20,000 clicks"] * 2
-    # Again, but in this process, which has TensorFlow and maybe Java already.
-    train_demo.main(tmp_path, days=3)
-    assert statuses(capsys.readouterr().out) == ["skipped", "skipped", "20,000 clicks"]
+    assert statuses(2) == ["20,000 clicks"] * 2
+    assert statuses(3) == ["skipped", "skipped", "20,000 clicks"]
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "model.keras").exists()
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 4

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pyspark_ps import ConfigurationError, PSConfig, PSMainClient, PSWorkerClient
+from pyspark_ps.placement import interpreter
 from pyspark_ps.placement.executors import list_executors
 from tests.processes import is_running, pids_of, wait_until
 
@@ -185,6 +186,22 @@ def test_a_spark_session_does_as_well_as_a_context(spark_context: Any) -> None:
     with PSMainClient(session, config(num_servers=1, placement="local")) as main:
         assert main.executor_slots_needed() == 0
         assert os.getpid() in parents(pids_of(main)[0])
+
+
+def test_workers_that_run_a_bare_interpreter_are_noticed_at_once(
+    spark_context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An environment of its own, without anything in it.
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    python = str(bare / "bin" / "python")
+    monkeypatch.setattr(spark_context, "pythonExec", python)
+    monkeypatch.setattr(interpreter, "_checked", set())  # as at the start of an application
+    with pytest.raises(ConfigurationError) as refused:
+        PSMainClient(spark_context, config(num_servers=1)).start_servers()
+    for word in (python, sys.executable, "PYSPARK_PYTHON"):
+        assert word in str(refused.value)
+    assert wait_until(lambda: active_tasks(spark_context) == 0)
 
 
 DRIVER = """

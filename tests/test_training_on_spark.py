@@ -30,7 +30,12 @@ from pyspark_ps.tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.processes import pids_of
 from tests.test_training_over_servers import _build, _config, _write_day
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("warm_spark"),
+]
 
 CONSTANTS = ["k0", "k1", "k2", "k3"]  # features with one id: a row each, counted by every push
 BATCH = 30
@@ -45,7 +50,6 @@ def spark(master: str, **settings: str) -> Iterator[Any]:
         .appName("test_training_on_spark")
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.python.daemon.module", "tests.warm_spark_daemon")
     )
     for name, value in settings.items():
         builder = builder.config(name.replace("__", "."), value)

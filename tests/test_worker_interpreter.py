@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 import pyspark_ps
 from pyspark_ps.placement.interpreter import (
@@ -67,46 +62,3 @@ def test_what_spark_itself_says_of_an_interpreter_is_understood() -> None:
         assert "'python3'" in said
         assert sys.executable in said
     assert interpreter_problem(RuntimeError("out of memory"), "python3") is None
-
-
-DRIVER = """
-import sys
-from pyspark import SparkConf, SparkContext
-from pyspark_ps import ConfigurationError, PSConfig, PSMainClient
-conf = SparkConf().set("spark.ui.enabled", "false").set("spark.ui.showConsoleProgress", "false")
-context = SparkContext("local[2]", "interpreter", conf=conf)
-try:
-    PSMainClient(context, PSConfig(num_servers=1, server_port_base=0)).start_servers()
-except ConfigurationError as error:
-    print(error, flush=True)
-"""
-
-
-@pytest.mark.spark
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_workers_that_run_a_bare_interpreter_are_noticed_at_once(tmp_path: Path) -> None:
-    # An environment of its own, without anything in it.
-    bare = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
-    python = bare / "bin" / "python"
-    # The packages come from this process's own path, which the workers do not inherit.
-    environment = {
-        **os.environ,
-        "PYSPARK_PYTHON": str(python),
-        "PYSPARK_DRIVER_PYTHON": sys.executable,
-    }
-    root = str(Path(__file__).parents[1])
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n{DRIVER}"],
-        env=environment,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=240,
-        check=True,
-    )
-    assert str(python) in done.stdout
-    assert sys.executable in done.stdout
-    assert "PYSPARK_PYTHON" in done.stdout
