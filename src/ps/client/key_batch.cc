@@ -1,6 +1,7 @@
 #include "ps/client/key_batch.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cassert>
 #include <cstring>
@@ -13,33 +14,52 @@
 namespace ps::client {
 namespace {
 
-constexpr std::size_t kPrefetchAhead = 12;
-
 bool IsStrictlyAscending(std::span<const Key> keys) {
   return std::adjacent_find(keys.begin(), keys.end(), std::greater_equal<>()) == keys.end();
 }
 
 }  // namespace
 
-void KeyTable::Reset(std::size_t key_count) {
-  assert(key_count <= kKeysMax);
-  std::size_t size = std::bit_ceil(std::max<std::size_t>(2 * key_count, 16));
-  slots_.assign(size, 0);
-  mask_ = size - 1;
-}
-
-std::uint32_t KeyTable::FindOrAdd(Key key, std::uint64_t hash, std::vector<Key>* distinct) {
-  constexpr std::uint64_t kTag = ~std::uint64_t{0xffffffff};
-  for (std::size_t at = hash & mask_;; at = (at + 1) & mask_) {
-    std::uint64_t slot = slots_[at];
-    if (slot == 0) {
-      distinct->push_back(key);
-      slots_[at] = (hash & kTag) | distinct->size();
-      return static_cast<std::uint32_t>(distinct->size() - 1);
+// Hashes are made, and their slots asked for, a block ahead of their turn.
+void KeyTable::FindRepeats(std::uint64_t table_salt, std::span<const Key> keys,
+                           std::vector<KeyRepeat>* repeats) {
+  constexpr std::size_t kBlock = 16;
+  assert(keys.size() <= kKeysMax);
+  repeats->clear();
+  slots_.assign(std::bit_ceil(std::max<std::size_t>(4 * keys.size(), 16)), 0);
+  std::uint32_t* const slots = slots_.data();
+  const std::size_t mask = slots_.size() - 1;
+  const auto tag_mask =
+      static_cast<std::uint32_t>(~std::uint64_t{0} << std::bit_width(keys.size()));
+  std::array<std::array<std::uint64_t, kBlock>, 2> hashes;
+  const auto ask = [&](std::size_t block) {
+    const std::size_t end = std::min((block + 1) * kBlock, keys.size());
+    for (std::size_t i = block * kBlock; i < end; ++i) {
+      const std::uint64_t hash = HashKey(table_salt, keys[i]);
+      hashes[block % 2][i % kBlock] = hash;
+      __builtin_prefetch(&slots[hash & mask], 1);
     }
-    if (((slot ^ hash) & kTag) != 0) continue;
-    auto number = static_cast<std::uint32_t>(slot) - 1;
-    if ((*distinct)[number] == key) return number;
+  };
+  ask(0);
+  for (std::size_t block = 0; block * kBlock < keys.size(); ++block) {
+    ask(block + 1);
+    const std::size_t end = std::min((block + 1) * kBlock, keys.size());
+    for (std::size_t i = block * kBlock; i < end; ++i) {
+      const std::uint64_t hash = hashes[block % 2][i % kBlock];
+      const auto tag = static_cast<std::uint32_t>(hash >> 32) & tag_mask;
+      for (std::size_t at = hash & mask;; at = (at + 1) & mask) {
+        const std::uint32_t slot = slots[at];
+        if (slot == 0) {
+          slots[at] = tag | static_cast<std::uint32_t>(i + 1);
+          break;
+        }
+        const std::uint32_t first = (slot & ~tag_mask) - 1;
+        if ((slot & tag_mask) == tag && keys[first] == keys[i]) {
+          repeats->push_back({static_cast<std::uint32_t>(i), first});
+          break;
+        }
+      }
+    }
   }
 }
 
@@ -61,30 +81,24 @@ void KeyBatch::Build(const sharding::PartitionMap& map, std::uint64_t table_salt
 }
 
 void KeyBatch::FindDistinct(std::uint64_t table_salt, std::span<const Key> keys, KeyTable* table) {
-  table->Reset(keys.size());
-  distinct_.clear();
-  distinct_.reserve(keys.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    if (i + kPrefetchAhead < keys.size()) {
-      table->Prefetch(HashKey(table_salt, keys[i + kPrefetchAhead]));
-    }
-    std::size_t known = distinct_.size();
-    std::uint32_t number = table->FindOrAdd(keys[i], HashKey(table_salt, keys[i]), &distinct_);
-    if (number != known) repeats_.push_back({static_cast<std::uint32_t>(i), number});
-  }
-  keys_ = repeats_.empty() ? keys : std::span<const Key>(distinct_);
-  if (repeats_.empty()) return;
+  table->FindRepeats(table_salt, keys, &found_);
+  keys_ = keys;
+  if (found_.empty()) return;
 
-  source_.resize(distinct_.size());
-  std::uint32_t input = 0;
-  std::size_t next_repeat = 0;
-  for (std::uint32_t& source : source_) {
-    while (next_repeat < repeats_.size() && repeats_[next_repeat].input == input) {
-      ++input;
-      ++next_repeat;
+  scratch_.resize(keys.size());  // of a first occurrence: how many others come before it
+  auto repeat = found_.begin();
+  for (std::uint32_t input = 0; input < keys.size(); ++input) {
+    if (repeat != found_.end() && repeat->input == input) {
+      repeats_.push_back({input, scratch_[repeat->first]});
+      ++repeat;
+    } else {
+      scratch_[input] = static_cast<std::uint32_t>(source_.size());
+      source_.push_back(input);
     }
-    source = input++;
   }
+  distinct_.resize(source_.size());
+  for (std::size_t j = 0; j < source_.size(); ++j) distinct_[j] = keys[source_[j]];
+  keys_ = distinct_;
 }
 
 void KeyBatch::GroupByServer(const sharding::PartitionMap& map, std::uint64_t table_salt) {

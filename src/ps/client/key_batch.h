@@ -10,24 +10,29 @@
 
 namespace ps::client {
 
-// Open-addressing table from keys to their number in order of first occurrence. Reused from call to
-// call so that its memory is mapped once. Not thread-safe.
+// A key of an array that stands there before: key `input` equals key `first`, the first of them.
+struct KeyRepeat {
+  std::uint32_t input;
+  std::uint32_t first;
+};
+
+// Open-addressing table of the keys of one array. Reused from call to call so that its memory is
+// mapped once. Not thread-safe.
 //
-// A slot is 8 bytes: 32 bits of the key's hash and the key's number + 1 (0 = empty), so that a key
-// that is not there is known from one cache line; load factor at most one half.
+// A slot is 4 bytes: the place of a key's first occurrence + 1 (0 = empty) in as many bits as that
+// takes, and bits of the key's hash in the others, so that a key that is not there is known from
+// one cache line. At most one slot in four is taken: next to no key meets another, which a
+// processor would not foresee.
 class KeyTable {
  public:
-  // Forgets everything; room for `key_count` keys, at most kKeysMax.
-  void Reset(std::size_t key_count);
-  // The number of `key`, whose hash is `hash`; adds it to `distinct` when it is new.
-  std::uint32_t FindOrAdd(Key key, std::uint64_t hash, std::vector<Key>* distinct);
-  void Prefetch(std::uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_], 1); }
+  // The repeats among `keys`, at most kKeysMax, ascending in `input`.
+  void FindRepeats(std::uint64_t table_salt, std::span<const Key> keys,
+                   std::vector<KeyRepeat>* repeats);
 
   static constexpr std::size_t kKeysMax = 1u << 31;
 
  private:
-  std::vector<std::uint64_t> slots_;
-  std::size_t mask_ = 0;
+  std::vector<std::uint32_t> slots_;
 };
 
 // The distinct keys of one table in one call, grouped by server. Built once per call; what is sent
@@ -80,6 +85,7 @@ class KeyBatch {
   std::vector<std::uint32_t> source_;
   std::vector<Repeat> repeats_;
 
+  std::vector<KeyRepeat> found_;
   std::vector<Key> distinct_;
   std::vector<Key> grouped_;
   std::vector<std::uint32_t> scratch_;
