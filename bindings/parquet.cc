@@ -4,6 +4,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
 #include "bindings/status.h"
+#include "ps/parquet/row_group_reader.h"
 #include "ps/parquet/row_group_writer.h"
 
 namespace nb = nanobind;
@@ -24,8 +26,10 @@ namespace {
 
 using parquet::Codec;
 using parquet::Column;
+using parquet::RowGroupReader;
 using parquet::RowGroupWriter;
 using BytesIn = Array<const std::uint8_t, 1>;
+using BytesInto = Array<std::uint8_t, 1>;
 using BytesOut = NumpyArray<const std::uint8_t>;
 
 // path, physical type, width, items, is sorted
@@ -95,6 +99,50 @@ class PyRowGroupWriter {
   RowGroupWriter writer_;
 };
 
+class PyRowGroupReader {
+ public:
+  explicit PyRowGroupReader(const std::vector<ColumnTuple>& columns) : reader_(Columns(columns)) {}
+
+  bool Read(const BytesIn& data, const std::vector<std::int64_t>& page_bytes, int codec,
+            std::size_t rows, const BytesInto& out, const std::vector<std::int64_t>& places) const {
+    const std::vector<Column>& columns = reader_.columns();
+    if (page_bytes.size() != columns.size() || places.size() != columns.size()) {
+      Throw(InvalidArgument("sizes and places of " + std::to_string(columns.size()) +
+                            " columns are needed"));
+    }
+    std::vector<RowGroupReader::Chunk> chunks;
+    const char* page = reinterpret_cast<const char*>(data.data());
+    std::size_t left = data.shape(0);
+    for (std::size_t i = 0; i < columns.size(); ++i) {
+      const auto bytes = static_cast<std::size_t>(page_bytes[i]);
+      if (bytes > left) return false;  // a negative one as well
+      chunks.push_back({{page, bytes}, Place(columns[i], rows, out, places[i])});
+      page += bytes;
+      left -= bytes;
+    }
+    const Codec found = CodecOf(codec);
+    return Check([&] {
+      GilRelease release;
+      return reader_.Read(chunks, found, rows);
+    }());
+  }
+
+ private:
+  // Where a column's values go; null for a negative place.
+  static char* Place(const Column& column, std::size_t rows, const BytesInto& out,
+                     std::int64_t place) {
+    if (place < 0) return nullptr;
+    const std::size_t room = out.shape(0) - std::min<std::size_t>(place, out.shape(0));
+    if (rows <= room / (column.items * column.width)) {
+      return reinterpret_cast<char*>(out.data()) + place;
+    }
+    Throw(InvalidArgument("there is no room for column '" + column.path[0] + "' at byte " +
+                          std::to_string(place)));
+  }
+
+  const RowGroupReader reader_;
+};
+
 }  // namespace
 
 void BindParquet(nb::module_& module) {
@@ -102,6 +150,10 @@ void BindParquet(nb::module_& module) {
       .def(nb::init<const std::vector<ColumnTuple>&, int>(), nb::arg("columns"), nb::arg("codec"))
       .def("write", &PyRowGroupWriter::Write, nb::arg("values"), nb::arg("rows"),
            nb::arg("position"), nb::arg("ordinal"));
+  nb::class_<PyRowGroupReader>(module, "RowGroupReader")
+      .def(nb::init<const std::vector<ColumnTuple>&>(), nb::arg("columns"))
+      .def("read", &PyRowGroupReader::Read, nb::arg("data").noconvert(), nb::arg("page_bytes"),
+           nb::arg("codec"), nb::arg("rows"), nb::arg("out").noconvert(), nb::arg("places"));
 }
 
 }  // namespace ps::bindings

@@ -4,7 +4,7 @@
 
 namespace ps::bindings {
 
-// RowGroupWriter.
+// RowGroupWriter and RowGroupReader.
 void BindParquet(nanobind::module_& module);
 
 }  // namespace ps::bindings

@@ -256,6 +256,35 @@ class RowGroupWriter:
             InvalidArgumentError: other sizes than these, or a column of 1 GiB.
         """
 
+class RowGroupReader:
+    """Unpacks what RowGroupWriter packed. Thread-safe.
+
+    Args:
+        columns: as RowGroupWriter's; which one is sorted does not matter.
+    """
+
+    def __init__(self, columns: list[tuple[list[str], int, int, int, bool]]) -> None: ...
+    def read(
+        self,
+        data: NDArray[np.uint8],
+        page_bytes: list[int],
+        codec: int,
+        rows: int,
+        out: NDArray[np.uint8],
+        places: list[int],
+    ) -> bool:
+        """Puts the values of each column into `out`; False when a page was made otherwise.
+
+        Args:
+            data: the row group, from its first page on.
+            page_bytes: of each column's page, header included, as the file's footer tells.
+            places: of each column's values in `out`; -1 leaves the column out.
+
+        Raises:
+            DataCorruptionError: a page cannot be unpacked.
+            InvalidArgumentError: `out` has no room for a column.
+        """
+
 class Checkpoints:
     """What the process around a server does its checkpoint jobs with. Thread-safe."""
 

@@ -14,6 +14,7 @@ from pyspark_ps.errors import NotFoundError, StorageError
 if TYPE_CHECKING:
     import pyarrow.fs
 
+FLUSH_BYTES = 16 << 20  # of a local file, written before the disk is set to work
 ABSENT = "absent"
 """As `expected` of `Backend.put`: no file may be there."""
 
@@ -207,6 +208,8 @@ def _publish_new(temporary: str, path: str) -> None:
 class _LocalOutput:
     def __init__(self, path: str) -> None:
         self._path = path
+        self._written = 0
+        self._flushing = 0  # bytes from the start that the system was told to bring to the disk
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by close or abort
 
     def write(self, data: Any) -> int:
@@ -215,7 +218,18 @@ class _LocalOutput:
         with os_errors("write", self._path):
             while done < len(view):
                 done += self._file.write(view[done:])
+        self._written += done
+        if self._written - self._flushing >= FLUSH_BYTES:
+            self._begin_flush()
         return done
+
+    def _begin_flush(self) -> None:
+        """The disk works from now on, not only when `close` waits for it. Dirty pages that are not
+        needed any more are written, and stay; the bytes told of before are left alone."""
+        stretch = self._flushing, self._written - self._flushing
+        with contextlib.suppress(OSError):  # a hint
+            os.posix_fadvise(self._file.fileno(), *stretch, os.POSIX_FADV_DONTNEED)
+        self._flushing = self._written
 
     def close(self) -> None:
         with os_errors("write", self._path), self._file:

@@ -19,22 +19,19 @@ import pyarrow.parquet as pq
 
 from pyspark_ps import _core
 from pyspark_ps.storage.thrift import (
-    I32,
     I64,
     LIST,
     STRUCT,
-    boolean,
-    put_varint,
     read_struct,
     write_struct,
 )
 
 MAGIC = b"PAR1"
+ALIGNMENT = 64  # bytes, of columns in memory
 
 # Numbers of Parquet's enumerations (parquet.thrift).
-_PLAIN, _RLE, _DATA_PAGE_V2 = 0, 3, 3
 _CODECS = {"none": 0, "zstd": 6, "lz4": 7}  # those that the core packs pages with
-_READ = {"UNCOMPRESSED": None, "ZSTD": "zstd", "LZ4": "lz4_raw"}  # in pyarrow's words
+_READ = {"UNCOMPRESSED": 0, "ZSTD": 6, "LZ4": 7}  # in pyarrow's words
 _PHYSICAL = {
     pa.uint64(): (2, 8),  # INT64, bytes
     pa.int64(): (2, 8),
@@ -65,9 +62,10 @@ class _Column:
         self.is_list = len(self.path) > 1
         self.row_bytes = width * self.items
 
-    def levels(self, rows: int) -> tuple[bytes, bytes]:
-        """Repetition and definition levels of a page; none where no value repeats."""
-        return _list_levels(rows, self.items) if self.is_list else (b"", b"")
+    def in_file(self, sorted_by: str | None = None) -> tuple[list[str], int, int, int, bool]:
+        """As the core takes it."""
+        width = self.row_bytes // self.items
+        return self.path, self.physical, width, self.items, self.name == sorted_by
 
     def bytes_of(self, column: pa.ChunkedArray) -> Any:
         """The values of all rows, one after the other, as numpy bytes."""
@@ -88,21 +86,6 @@ class _Column:
             return pa.Array.from_buffers(self.type, rows, [None, values])
         item = pa.Array.from_buffers(self.type.value_type, rows * self.items, [None, values])
         return pa.Array.from_buffers(self.type, rows, [None], children=[item])
-
-
-@functools.lru_cache(maxsize=64)
-def _list_levels(rows: int, items: int) -> tuple[bytes, bytes]:
-    """Of lists of a fixed length: the first value of a row begins a list, the others go on with it
-    (one bit each, packed in eights), and all are there (one run)."""
-    count = rows * items
-    repeats = np.ones(count + -count % 8, np.uint8)
-    repeats[:count:items] = 0
-    repeats[count:] = 0
-    packed = np.packbits(repeats, bitorder="little").tobytes()
-    begins, present = bytearray(), bytearray()
-    put_varint(begins, len(packed) << 1 | 1)
-    put_varint(present, count << 1)
-    return bytes(begins + packed), bytes(present + b"\x01")
 
 
 @functools.lru_cache(maxsize=64)
@@ -139,11 +122,7 @@ class PlainPagesWriter:
         assert columns is not None
         self._columns = columns
         self._writer = _core.RowGroupWriter(
-            [
-                (c.path, c.physical, c.row_bytes // c.items, c.items, c.name == sorted_by)
-                for c in columns
-            ],
-            _CODECS[compression],
+            [column.in_file(sorted_by) for column in columns], _CODECS[compression]
         )
         self._groups: list[bytes] = []  # as the footer lists them
         self._rows = 0
@@ -184,6 +163,7 @@ class PlainPagesReader:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._columns = _columns(schema) or ()
+        self._reader = _core.RowGroupReader([c.in_file() for c in self._columns])
 
     def row_group(self, data: Any, group: Any, names: list[str] | None = None) -> pa.Table | None:
         """The rows of a row group.
@@ -197,54 +177,32 @@ class PlainPagesReader:
             None when it was made otherwise, as by pyarrow.
 
         Raises:
-            ValueError, OSError: it cannot be read.
+            DataCorruptionError, ValueError, OSError: it cannot be read.
         """
         rows = group.num_rows
-        compression = group.column(0).compression
-        if group.num_columns != len(self._columns) or compression not in _READ:
+        chunks = [group.column(number) for number in range(group.num_columns)]
+        if len(chunks) != len(self._columns) or not chunks or not rows:
             return None
-        codec = pa.Codec(_READ[compression]) if _READ[compression] else None
-        buffer = pa.py_buffer(data)
-        view = memoryview(buffer).cast("B")
-        found = {}
-        at = 0
+        codec = _READ.get(chunks[0].compression)
+        if codec is None:
+            return None
+        wanted = self._schema.names if names is None else names
+        places, size = [], 0
         for column in self._columns:
-            place = _values_place(view, at, column, rows, codec is not None)
-            if place is None:
-                return None
-            begin, at = place
-            if names is None or column.name in names:
-                values = _unpacked(buffer[begin:at], codec, rows * column.row_bytes)
-                found[column.name] = column.array(rows, values)
-        chosen = self._schema
+            is_wanted = column.name in wanted
+            places.append(size if is_wanted else -1)
+            size += is_wanted * -(-rows * column.row_bytes // ALIGNMENT) * ALIGNMENT
+        memory = pa.allocate_buffer(size)
+        sizes = [chunk.total_compressed_size for chunk in chunks]
+        out = np.frombuffer(memory, np.uint8)
+        if not self._reader.read(np.frombuffer(data, np.uint8), sizes, codec, rows, out, places):
+            return None
+        found = {
+            column.name: column.array(rows, memory.slice(place, rows * column.row_bytes))
+            for column, place in zip(self._columns, places, strict=True)
+            if place >= 0
+        }
+        schema = self._schema
         if names is not None:
-            chosen = pa.schema([chosen.field(name) for name in names])
-        return pa.Table.from_arrays([found[name] for name in chosen.names], schema=chosen)
-
-
-def _values_place(
-    view: memoryview, at: int, column: _Column, rows: int, is_packed: bool
-) -> tuple[int, int] | None:
-    """Where the values of a page begin and end; None for a page that is not one of ours."""
-    header, begin = read_struct(view, at)
-    kind, page = header.get(8, (0, None))
-    if header.get(1) != (I32, _DATA_PAGE_V2) or kind != STRUCT:
-        return None
-    repeats, defined = column.levels(rows)
-    expected = [rows * column.items, 0, rows, _PLAIN, len(defined), len(repeats)]
-    if [page[field][1] for field in range(1, 7)] != expected or page.get(7) != boolean(is_packed):
-        return None
-    values = begin + len(repeats) + len(defined)
-    if view[begin:values] != repeats + defined:
-        return None
-    return values, begin + header[3][1]
-
-
-def _unpacked(packed: pa.Buffer, codec: Any, size: int) -> pa.Buffer:
-    if codec is None:
-        values = pa.py_buffer(np.frombuffer(packed, np.uint8).copy())  # aligned for its type
-    else:
-        values = codec.decompress(packed, size, asbytes=False)
-    if values.size != size:
-        raise ValueError(f"a column has {values.size} bytes, expected are {size}")
-    return values
+            schema = pa.schema([schema.field(name) for name in names])
+        return pa.Table.from_arrays([found[name] for name in schema.names], schema=schema)

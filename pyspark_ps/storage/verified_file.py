@@ -77,7 +77,7 @@ class VerifiedFile:
             raise self.damaged(f"checksum of row group {group.number} does not agree")
         try:
             rows = self._decoded(data, group, columns)
-        except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        except (pa.ArrowException, DataCorruptionError, OSError, ValueError, LookupError) as error:
             raise self.damaged(f"row group {group.number} cannot be decoded: {error}") from error
         return rows
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pyspark_ps.errors import DataCorruptionError
 from pyspark_ps.storage import thrift
 from pyspark_ps.storage.plain_pages import MAGIC, PlainPagesReader, PlainPagesWriter, can_write
 from pyspark_ps.storage.reader import embeddings_schema
@@ -97,7 +98,7 @@ def test_no_bytes_crash_the_reader() -> None:
         damaged = bytearray(parts[0])
         damaged[int(random.integers(len(damaged)))] ^= 1 << int(random.integers(8))
         for data in (bytes(damaged), parts[0][: int(random.integers(len(parts[0])))]):
-            with contextlib.suppress(ValueError, OSError, LookupError):
+            with contextlib.suppress(DataCorruptionError, ValueError, OSError, LookupError):
                 reader.row_group(data, group)
 
 

@@ -18,35 +18,10 @@ namespace {
 // Numbers of Parquet's enumerations.
 constexpr int kPlain = 0;
 constexpr int kRle = 3;
-constexpr int kDataPageV2 = 3;
 
 constexpr std::size_t kHeaderBytesMax = 64;
 constexpr std::size_t kVarintBytesMax = 10;
 constexpr std::size_t kPageBytesMax = std::numeric_limits<std::int32_t>::max();
-
-// Levels of lists of one length: the first value of a row begins a list (repetition 0), the others
-// go on with it (1), as bits packed in eights; and all are there (definition 1), one run.
-struct Levels {
-  explicit Levels(std::size_t values) : values_bytes((values + 7) / 8) {
-    CompactWriter(&repeats_head).Varint(values_bytes << 1 | 1);
-    CompactWriter(&defined).Varint(std::uint64_t{values} << 1);
-    defined += '\1';
-  }
-  std::size_t repeats_bytes() const { return repeats_head.size() + values_bytes; }
-  std::size_t bytes() const { return repeats_bytes() + defined.size(); }
-
-  void Put(std::size_t values, std::size_t items, char* out) const {
-    char* bits = std::copy(repeats_head.begin(), repeats_head.end(), out);
-    std::memset(bits, 0xFF, values_bytes);
-    if (values % 8 != 0) bits[values_bytes - 1] = static_cast<char>((1 << values % 8) - 1);
-    for (std::size_t i = 0; i < values; i += items) bits[i / 8] &= static_cast<char>(~(1 << i % 8));
-    std::copy(defined.begin(), defined.end(), bits + values_bytes);
-  }
-
-  std::string repeats_head;
-  std::string defined;
-  std::size_t values_bytes;
-};
 
 std::size_t LevelsBound(const Column& column, std::size_t rows) {
   return column.is_list() ? (rows * column.items + 7) / 8 + 2 * kVarintBytesMax + 1 : 0;
@@ -65,8 +40,6 @@ struct RowGroupWriter::Zstd {
 struct RowGroupWriter::Chunk {
   std::size_t begin = 0;  // in the row group
   std::size_t header_bytes = 0;
-  std::size_t repeats_bytes = 0;
-  std::size_t defined_bytes = 0;
   // With levels, without the header.
   std::size_t unpacked_bytes = 0;
   std::size_t packed_bytes = 0;
@@ -133,55 +106,32 @@ Result<std::size_t> RowGroupWriter::Pack(const char* values, std::size_t bytes, 
   return Internal(std::string("zstd did not pack a page: ") + ZSTD_getErrorName(written));
 }
 
-std::string RowGroupWriter::PageHeader(const Column& column, std::size_t rows,
-                                       const Chunk& chunk) const {
-  std::string bytes;
-  CompactWriter header(&bytes);
-  header.I32(1, kDataPageV2);
-  header.I32(2, chunk.unpacked_bytes);
-  header.I32(3, chunk.packed_bytes);
-  CompactWriter page = header.Struct(8);
-  page.I32(1, rows * column.items);
-  page.I32(2, 0);  // nulls
-  page.I32(3, rows);
-  page.I32(4, kPlain);
-  page.I32(5, chunk.defined_bytes);
-  page.I32(6, chunk.repeats_bytes);
-  page.Bool(7, codec_ != Codec::kNone);
-  page.End();
-  header.End();
-  return bytes;
-}
-
 // Appends the column's page at *at. The header tells how far the values were packed, and its own
 // length depends on that: they are packed behind where the longest header would end, then moved.
 Status RowGroupWriter::WritePage(const Column& column, const char* values, std::size_t rows,
                                  std::size_t* at, Chunk* chunk) {
-  const std::size_t count = rows * column.items;
-  const Levels levels(count);
-  std::size_t level_bytes = 0;
-  if (column.is_list()) {
-    chunk->repeats_bytes = levels.repeats_bytes();
-    chunk->defined_bytes = levels.defined.size();
-    level_bytes = levels.bytes();
-  }
+  const std::size_t value_bytes = rows * column.items * column.width;
+  const Levels levels(column, rows);
+  const auto header_of = [&] {
+    return PageHeader(column, codec_, rows, levels, chunk->unpacked_bytes, chunk->packed_bytes);
+  };
   chunk->begin = *at;
-  chunk->unpacked_bytes = level_bytes + count * column.width;
+  chunk->unpacked_bytes = levels.bytes() + value_bytes;
   // Nearly always of the final length: its sizes are as long as these.
   chunk->packed_bytes = chunk->unpacked_bytes;
-  const std::size_t guess = PageHeader(column, rows, *chunk).size();
+  const std::size_t guess = header_of().size();
   char* const begin = memory_.get() + *at;
-  char* const packed = begin + guess + level_bytes;
-  PS_ASSIGN_OR_RETURN(const std::size_t packed_bytes, Pack(values, count * column.width, packed,
-                                                           memory_.get() + memory_bytes_ - packed));
-  chunk->packed_bytes = level_bytes + packed_bytes;
-  const std::string header = PageHeader(column, rows, *chunk);
+  char* const packed = begin + guess + levels.bytes();
+  PS_ASSIGN_OR_RETURN(const std::size_t packed_bytes,
+                      Pack(values, value_bytes, packed, memory_.get() + memory_bytes_ - packed));
+  chunk->packed_bytes = levels.bytes() + packed_bytes;
+  const std::string header = header_of();
   chunk->header_bytes = header.size();
   if (header.size() != guess) {
-    std::memmove(begin + header.size() + level_bytes, packed, packed_bytes);
+    std::memmove(begin + header.size() + levels.bytes(), packed, packed_bytes);
   }
   std::memcpy(begin, header.data(), header.size());
-  if (column.is_list()) levels.Put(count, column.items, begin + header.size());
+  levels.Put(begin + header.size());
   *at = chunk->end();
   return Status::Ok();
 }

@@ -8,22 +8,9 @@
 #include <vector>
 
 #include "ps/base/status.h"
+#include "ps/parquet/page.h"
 
 namespace ps::parquet {
-
-// Numbers of Parquet's enumeration CompressionCodec.
-enum class Codec : int { kNone = 0, kZstd = 6, kLz4Raw = 7 };
-
-// How a column of fixed width lies in a file.
-struct Column {
-  std::vector<std::string> path;  // in the schema's tree; {name, "list", "element"} of a list
-  int physical = 0;               // Parquet's enumeration Type
-  std::size_t width = 0;          // bytes of a value
-  std::size_t items = 1;          // values of a row
-  bool is_sorted = false;         // ascending, so that it gets statistics
-
-  bool is_list() const { return path.size() > 1; }
-};
 
 // Makes row groups: each column is one page (version 2, plain, no nulls), whose values are packed
 // from where they lie by one call of the codec. One thread at a time.
@@ -57,7 +44,6 @@ class RowGroupWriter {
   std::size_t Bound(std::size_t rows) const;
   Result<std::size_t> Pack(const char* values, std::size_t bytes, char* out,
                            std::size_t room) const;
-  std::string PageHeader(const Column& column, std::size_t rows, const Chunk& chunk) const;
   Status WritePage(const Column& column, const char* values, std::size_t rows, std::size_t* at,
                    Chunk* chunk);
   std::string Entry(std::span<const Chunk> chunks, std::span<const char* const> values,
