@@ -4,20 +4,19 @@
 
 namespace ps::server {
 
-PlanAhead::PlanAhead(Core* core, const net::ConnectionPtr& connection)
-    : core_(core), definition_(core->definition()) {
+PlanAhead::PlanAhead(Core* core, const net::ConnectionPtr& connection, wire::MessageType type)
+    : core_(core), type_(type), definition_(core->definition()) {
   if (definition_ == nullptr) return;
-  planner_ = RequestPlanner::Create(wire::MessageType::kPush, *definition_,
-                                    static_cast<int>(core->shards.size()),
-                                    /*reply_bytes_max=*/0, connection->shared_memory());
+  planner_ = RequestPlanner::Create(type, *definition_, static_cast<int>(core->shards.size()),
+                                    PayloadBytesMax(core->options), connection->shared_memory());
 }
 
 void PlanAhead::Add(const net::Frame& frame) {
   if (planner_ == nullptr) return;
-  if (planner_->AddFrame(frame).ok()) {
-    Locate(&planner_->plan().frames.back());
-  } else {
+  if (!planner_->AddFrame(frame).ok()) {
     planner_.reset();
+  } else if (type_ == wire::MessageType::kPush) {
+    Locate(&planner_->plan().frames.back());
   }
 }
 

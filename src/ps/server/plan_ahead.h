@@ -8,12 +8,13 @@
 
 namespace ps::server {
 
-// The plan of a push of several frames, made as they arrive, with the rows looked up in shards that
-// have nothing else to do: what is left to do after the last frame is arithmetic. Changes nothing a
-// client could see. The connection's thread only.
+// The plan of a pull or push of several frames, made as they arrive; for a push, whose gradients
+// take their time, with the rows looked up in shards that have nothing else to do: what is left to
+// do after its last frame is arithmetic. Changes nothing a client could see. The connection's
+// thread only.
 class PlanAhead {
  public:
-  PlanAhead(Core* core, const net::ConnectionPtr& connection);
+  PlanAhead(Core* core, const net::ConnectionPtr& connection, wire::MessageType type);
 
   void Add(const net::Frame& frame);
   // The plan of all frames, `last` being the last one; null when there is none, because something
@@ -24,6 +25,7 @@ class PlanAhead {
   void Locate(FramePlan* frame);
 
   Core* const core_;
+  const wire::MessageType type_;
   const DefinitionPtr definition_;
   std::unique_ptr<RequestPlanner> planner_;  // null: given up
 };

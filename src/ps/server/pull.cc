@@ -132,10 +132,7 @@ class Pull final : public DataRequest {
 }  // namespace
 
 bool ServePull(const RequestPtr& request, DefinitionPtr definition, DataRequest::Release release) {
-  Core& core = *request->core;
-  Result<std::unique_ptr<RequestPlan>> plan = PlanRequest(
-      MessageType::kPull, request->frames, *definition, static_cast<int>(core.shards.size()),
-      PayloadBytesMax(core.options), request->connection->shared_memory());
+  Result<std::unique_ptr<RequestPlan>> plan = PlanOf(*request, definition);
   if (!plan.ok()) {
     request->Fail(plan.status());
     return true;

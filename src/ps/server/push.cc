@@ -95,18 +95,6 @@ ServerId HomeOf(const Request& request, const ServingDefinition& definition) {
   return definition.self;
 }
 
-// Made while the request arrived, as far as it could be.
-Result<std::unique_ptr<RequestPlan>> PlanOf(Request& request, const DefinitionPtr& definition) {
-  if (auto ahead = std::move(request.plan_ahead); ahead != nullptr) {
-    if (auto plan = ahead->Finish(request.frames.back(), definition); plan != nullptr) {
-      return Result<std::unique_ptr<RequestPlan>>(std::move(plan));
-    }
-  }
-  return PlanRequest(MessageType::kPush, request.frames, *definition,
-                     static_cast<int>(request.core->shards.size()),
-                     /*reply_bytes_max=*/0, request.connection->shared_memory());
-}
-
 void Answer(Request& request, const Status& status) {
   if (status.ok()) {
     request.ReplyPush();

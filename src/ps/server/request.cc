@@ -68,6 +68,17 @@ void Request::SendPart(std::uint64_t part, net::Buffer payload) {
   connection->Send(header, std::move(payload), shared_from_this());
 }
 
+Result<std::unique_ptr<RequestPlan>> PlanOf(Request& request, const DefinitionPtr& definition) {
+  if (auto ahead = std::move(request.plan_ahead); ahead != nullptr) {
+    if (auto plan = ahead->Finish(request.frames.back(), definition); plan != nullptr) {
+      return Result<std::unique_ptr<RequestPlan>>(std::move(plan));
+    }
+  }
+  return PlanRequest(request.type, request.frames, *definition,
+                     static_cast<int>(request.core->shards.size()),
+                     PayloadBytesMax(request.core->options), request.connection->shared_memory());
+}
+
 Status TakeBytes(Request& request, std::size_t bytes) {
   const Core& core = *request.core;
   InFlight::Taken taken = request.ticket.TryAdd(bytes);

@@ -35,7 +35,7 @@ struct Request : std::enable_shared_from_this<Request> {
   const std::uint64_t stream;
   const std::uint64_t sequence;
   std::vector<net::Frame> frames;
-  std::unique_ptr<PlanAhead> plan_ahead;  // of a push of several frames
+  std::unique_ptr<PlanAhead> plan_ahead;  // of a pull or push of several frames
   SteadyTime arrived;                     // with its last frame
   Ticket ticket;
 
@@ -49,6 +49,9 @@ struct Request : std::enable_shared_from_this<Request> {
   void Reply(wire::MessageType reply_type, net::Buffer payload);
 };
 using RequestPtr = std::shared_ptr<Request>;
+
+// The plan of a whole pull or push, made while it arrived as far as that could be; as PlanRequest.
+Result<std::unique_ptr<RequestPlan>> PlanOf(Request& request, const DefinitionPtr& definition);
 
 // Takes memory for a request from the server's InFlight. ResourceExhausted when a request may never
 // have so much, a kConnection error ("busy") when others have it now: clients retry that with

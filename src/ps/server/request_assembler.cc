@@ -63,9 +63,11 @@ void RequestAssembler::Take(net::Frame frame) {
 // The last frame is left to whoever serves the request.
 void RequestAssembler::PlanOn() {
   const net::Frame& frame = request_->frames.back();
-  if (request_->type != wire::MessageType::kPush || (frame.header.flags & wire::kMore) == 0) return;
+  const bool is_data =
+      request_->type == wire::MessageType::kPull || request_->type == wire::MessageType::kPush;
+  if (!is_data || (frame.header.flags & wire::kMore) == 0) return;
   if (request_->plan_ahead == nullptr) {
-    request_->plan_ahead = std::make_unique<PlanAhead>(core_, request_->connection);
+    request_->plan_ahead = std::make_unique<PlanAhead>(core_, request_->connection, request_->type);
   }
   request_->plan_ahead->Add(frame);
 }
