@@ -11,7 +11,7 @@ from __future__ import annotations
 INSTRUCTIONS_PER_ROW = {
     # 126: hash, probe of one group of the index, prefetches, a copy of 64 bytes.
     "gather": 139,
-    # 171: the same probe, then Adagrad on 16 floats (two vectors of AVX2) and the row's header.
+    # 175: the same probe, then Adagrad on 16 floats (two vectors of AVX2) and the row's header.
     "apply": 178,
 }
 

@@ -19,20 +19,23 @@ namespace ps::store {
 // first the buckets of its keys are asked for and, kVisitAhead keys later, read; then their rows.
 // Each pass is a loop over one kind of memory. Keys go in groups, and a group's requests are made
 // in one tight loop: a request whose page is not in the TLB holds up its thread, and only requests
-// close together overlap their page walks.
-inline constexpr std::size_t kVisitGroup = 8;
+// close together overlap their page walks. Twelve in a group are best for buckets, for gathered
+// rows of two lines and for changed ones of three (docs/performance.md).
+inline constexpr std::size_t kVisitRequests = 12;
 inline constexpr std::size_t kVisitAhead = 24;
 inline constexpr std::size_t kVisitBlock = 1024;
-static_assert(kVisitAhead % kVisitGroup == 0 && kVisitBlock % kVisitGroup == 0);
 
-// Calls ask(from, to) for the groups of 0 .. n - 1 in turn, and use(from, to) for each of them when
-// the groups of the kVisitAhead keys behind it have been asked for.
+// Calls ask(from, to) for groups of 0 .. n - 1 in turn, and use(from, to) for each of them when the
+// groups of the kVisitAhead keys behind it have been asked for. `requests`: of one key.
 template <typename Ask, typename Use>
-[[gnu::always_inline]] inline void AskAhead(std::size_t n, Ask&& ask, Use&& use) {
-  for (std::size_t at = 0; at < n + kVisitAhead; at += kVisitGroup) {
-    if (at < n) ask(at, std::min(at + kVisitGroup, n));
+[[gnu::always_inline]] inline void AskAhead(std::size_t n, std::size_t requests, Ask&& ask,
+                                            Use&& use) {
+  static_assert(kVisitRequests == 12 && kVisitAhead % 12 == 0);  // so any group divides kVisitAhead
+  const std::size_t group = std::max<std::size_t>(1, kVisitRequests / requests);
+  for (std::size_t at = 0; at < n + kVisitAhead; at += group) {
+    if (at < n) ask(at, std::min(at + group, n));
     if (at < kVisitAhead) continue;
-    use(at - kVisitAhead, std::min(at - kVisitAhead + kVisitGroup, n));
+    use(at - kVisitAhead, std::min(at - kVisitAhead + group, n));
   }
 }
 
@@ -43,6 +46,7 @@ class RowPrefetch {
   explicit RowPrefetch(std::size_t bytes)
       : last_(std::min(bytes, kBytesMax) - 1), inner_((last_ + 48) / 64) {}
 
+  std::size_t requests() const { return inner_ + 1; }
   // A null row is allowed.
   [[gnu::always_inline]] void operator()(const char* row) const {
     for (std::size_t line = 0; line < inner_; ++line) Prefetch(row + 64 * line);
@@ -140,12 +144,12 @@ class LateKeys {
 
 // The row that the first match of each key's tag in its home bucket leads to, or null.
 inline void FirstMatches(const RowTable& table, std::span<const Key> keys, char** rows) {
-  static constexpr std::size_t kRing = std::bit_ceil(kVisitAhead + kVisitGroup);
+  static constexpr std::size_t kRing = std::bit_ceil(kVisitAhead + kVisitRequests);
   std::array<const IndexBucket*, kRing> buckets;
   std::array<std::uint8_t, kRing> tags;
   const RowArena& arena = table.arena();
   AskAhead(
-      keys.size(),
+      keys.size(), 1,
       [&](std::size_t from, std::size_t to) {
         for (std::size_t i = from; i < to; ++i) {
           const std::uint64_t hash = table.Hash(keys[i]);
@@ -178,7 +182,7 @@ void VisitRows(const RowTable& table, std::span<const Key> keys, const RowPrefet
     std::size_t others_count = 0;
     FirstMatches(table, block, rows.data());
     AskAhead(
-        block.size(),
+        block.size(), prefetch.requests(),
         [&](std::size_t from, std::size_t to) {
           for (std::size_t i = from; i < to; ++i) prefetch(rows[i]);
         },
@@ -205,7 +209,7 @@ template <typename Use>
 void VisitLocated(std::span<RowHeader* const> rows, const RowPrefetch& prefetch,
                   std::vector<std::uint32_t>* missing, Use&& use) {
   AskAhead(
-      rows.size(),
+      rows.size(), prefetch.requests(),
       [&](std::size_t from, std::size_t to) {
         for (std::size_t i = from; i < to; ++i) prefetch(reinterpret_cast<char*>(rows[i]));
       },
