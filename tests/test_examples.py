@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distributed_trainer.examples import train_demo
+from pyspark_ps.examples import distributed_embedding
 
 
 def run_example(name: str, *arguments: str, package: str = "pyspark_ps") -> str:
@@ -34,8 +35,11 @@ def test_simple_training_learns_who_likes_what() -> None:
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_distributed_embedding_brings_words_of_a_topic_together() -> None:
-    said = run_example("distributed_embedding")
+def test_distributed_embedding_brings_words_of_a_topic_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    distributed_embedding.main()  # in this process, which has Java for the next test
+    said = capsys.readouterr().out
     assert "pass 2: 6000 sentences" in said
     sea = {"harbour", "tide", "sailor", "anchor"}
     (neighbours,) = re.findall(r"ship: (.*)", said)

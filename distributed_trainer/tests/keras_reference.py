@@ -90,8 +90,12 @@ def keras_losses(
     variables = [*model.trainable_variables, *tables.values()]
     table_of = {"item": "items", "seen": "items", "tags": "tags", "user": "user", "zone": "zone"}
 
+    count = len(model.trainable_variables)
+    weights_optimizer.build(variables[:count])
+    rows_optimizer.build(variables[count:])
+
     @tf.function
-    def gradients(shares: dict[str, Any], dense: Any, targets: Any, weights: Any) -> Any:
+    def train(shares: dict[str, Any], dense: Any, targets: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
             pieces = [
                 tf.linalg.matmul(shares[name], tables[table].value)
@@ -99,19 +103,19 @@ def keras_losses(
             ]
             outputs = model(tf.concat([*pieces, dense], axis=1), training=True)
             loss = loss_of(targets, outputs, sample_weight=weights) + tf.add_n(model.losses)
-        return loss, tape.gradient(loss, [variable.value for variable in variables])
+        found = tape.gradient(loss, [variable.value for variable in variables])
+        weights_optimizer.apply(found[:count], variables[:count])
+        rows_optimizer.apply(found[count:], variables[count:])
+        return loss
 
-    count = len(model.trainable_variables)
     for step in range(steps):
         columns = data.slice(step * 64, 64).to_pydict()
-        loss, found = gradients(
+        loss = train(
             {name: shares_of(columns[name]) for name in table_of},
             np.array([columns["age"], columns["price"]], np.float32).T,
             np.array(columns["y"], np.float32)[:, None],
             np.array(columns["w"], np.float32),
         )
-        weights_optimizer.apply(found[:count], variables[:count])
-        rows_optimizer.apply(found[count:], variables[count:])
         yield float(loss)
 
 
