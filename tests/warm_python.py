@@ -10,6 +10,7 @@ driver that is killed, are tested with interpreters as users start them.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import runpy
@@ -245,6 +246,8 @@ if __name__ == "__main__":
     import distributed_trainer.worker  # noqa: F401
     from tests import warm_python
 
+    gc.collect()
+    gc.freeze()  # forks do not look through TensorFlow's objects again, nor copy their pages
     warm_python.become(
         *warm_python.serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:]))
     )
