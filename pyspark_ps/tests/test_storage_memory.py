@@ -80,3 +80,41 @@ def test_saving_to_s3_takes_a_few_parts(s3_server: S3Server, bucket: str) -> Non
     grown = growth(f"s3://{bucket}/ck", 96, **s3_server.environment)
     assert grown["saving"] < 96 * MIB, grown
     assert grown["loading"] < 96 * MIB, grown
+
+
+# Fills a server with a table of 150 MB, after a first save, and saves it as often as told; prints
+# the most memory that the server has used.
+SERVER_PROGRAM = """
+import resource, sys
+import numpy as np
+from pyspark_ps import PSConfig, PSMainClient
+
+path, saves = sys.argv[1], int(sys.argv[2])
+config = PSConfig(num_servers=1, embedding_dim=16, server_port_base=0, max_embeddings_per_shard=0)
+with PSMainClient(None, config) as main:
+    worker = main.worker_client()
+    worker.pull_embeddings(np.arange(1_000))
+    main.save_to_s3(path)
+    for first in range(0, 1_000_000, 200_000):
+        worker.pull_embeddings(np.arange(first, first + 200_000))
+    for _ in range(saves):
+        main.save_to_s3(path)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+"""
+
+
+def server_peak(path: Path, saves: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER_PROGRAM, str(path), str(saves)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return int(done.stdout)
+
+
+@pytest.mark.timeout(230)
+def test_a_server_copies_a_few_stripes_of_rows_ahead(tmp_path: Path) -> None:
+    grown = server_peak(tmp_path / "ck", 1) - server_peak(tmp_path / "ck", 0)
+    assert grown < 112 * MIB
