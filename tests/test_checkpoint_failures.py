@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,10 +20,12 @@ from pyspark_ps.errors import ClosedError, PSConnectionError, PSError, PSTimeout
 from pyspark_ps.storage import CheckpointManager
 from tests.checkpoint_driver import EXIT_SAVE_FAILED
 from tests.processes import pids_of
+from tests.warm_python import Template
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
+EXIT_KILLED = 128 + signal.SIGKILL
 IDS = np.arange(100)
 LOST = (PSConnectionError, PSTimeoutError, ClosedError)
 
@@ -67,15 +68,17 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.timeout(600)  # two dozen clusters, on a machine that may be busy
 @pytest.mark.parametrize("who", ["server", "driver"])
-def test_who_dies_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, who: str) -> None:
-    script = HERE / "checkpoint_driver.py"
+def test_who_dies_while_saving_leaves_a_whole_checkpoint(
+    tmp_path: Path, who: str, template: Template
+) -> None:
+    python = template.python
 
     def run(at: int) -> tuple[int, Path]:
         folder = tmp_path / str(at)
         folder.mkdir()
-        command = [sys.executable, str(script), who, str(folder), f"kill {at}"]
+        command = [python, "-m", "tests.checkpoint_driver", who, str(folder), f"kill {at}"]
         done = subprocess.run(command, capture_output=True, timeout=300)
-        assert done.returncode in (0, -9, EXIT_SAVE_FAILED), done.stderr.decode()
+        assert done.returncode in (0, EXIT_KILLED, EXIT_SAVE_FAILED), done.stderr.decode()
         return done.returncode, folder / "place"
 
     # Most of the time each driver waits for its dead server: all at once.

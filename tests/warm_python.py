@@ -241,6 +241,7 @@ def run_python(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     import keras  # noqa: F401
+    import pyspark.worker  # noqa: F401
     import tensorflow  # noqa: F401
 
     import distributed_trainer.worker  # noqa: F401
