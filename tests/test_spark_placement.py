@@ -195,6 +195,11 @@ def test_workers_that_run_a_bare_interpreter_are_noticed_at_once(
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     python = str(bare / "bin" / "python")
+    # Nor what the executors find where the tests' own path is in their environment.
+    (packages,) = bare.glob("lib/python*/site-packages")
+    root = str(Path(__file__).parents[1])
+    forget = f"import sys\nsys.path[:] = [path for path in sys.path if path != {root!r}]\n"
+    (packages / "sitecustomize.py").write_text(forget)
     monkeypatch.setattr(spark_context, "pythonExec", python)
     monkeypatch.setattr(interpreter, "_checked", set())  # as at the start of an application
     with pytest.raises(ConfigurationError) as refused:
