@@ -143,6 +143,7 @@ def serve(control: socket.socket, listener: socket.socket) -> Request:
         if control.fileno() in ready:
             for _, pid in askers.values():
                 os.kill(pid, 9)
+            shutil.rmtree(os.path.dirname(listener.getsockname()), ignore_errors=True)
             os._exit(0)
         for pidfd, (asker, pid) in list(askers.items()):
             if pidfd in ready:
