@@ -1,25 +1,13 @@
-# What nearly every test includes is read once for all test programs: a quarter less to compile in each. Libraries gain
-# nothing by it (their time goes into optimising, and loading 130 MB costs what it saves). Tests still include what they
-# use, so they compile without it as well.
-function(ps_precompile_test_headers)
-  file(WRITE ${PROJECT_BINARY_DIR}/generated/test_headers.cc "int main() {}\n")
-  add_executable(ps_test_headers EXCLUDE_FROM_ALL ${PROJECT_BINARY_DIR}/generated/test_headers.cc)
-  target_compile_options(ps_test_headers PRIVATE ${PS_TEST_OPTIONS})
-  target_link_libraries(ps_test_headers PRIVATE ps_options ps_third_party GTest::gmock)
-  target_precompile_headers(ps_test_headers PRIVATE
-    <gmock/gmock.h> <gtest/gtest.h> <algorithm> <atomic> <chrono> <functional> <map> <memory> <mutex> <optional> <random>
-    <span> <string> <thread> <vector> <asio/io_context.hpp> <asio/post.hpp> <asio/steady_timer.hpp> <nlohmann/json.hpp>)
-endfunction()
-
-# ps_library(<folder> DEPS <folders...> [TEST_DEPS testing] [THREADS]):
+# ps_library(<folder> DEPS <folders...> [TEST_DEPS testing] [THREADS] [SIMD]):
 #   src/ps/<folder>/*.cc  -> static library ps_<folder>
 #   *_test.cc there       -> one program ps_<folder>_test and one ctest entry of that name
 #   *_bench.cc there      -> nothing (benchmarks live in bench/)
 # TEST_DEPS names what the test program needs beyond DEPS.
 # THREADS labels the test `threads`; those run under the thread sanitizer too.
+# SIMD: includes Highway, which does not go with macros of the sockets' headers.
 # A folder without sources yet is a library of headers alone.
 function(ps_library folder)
-  cmake_parse_arguments(arg "THREADS" "" "DEPS;TEST_DEPS" ${ARGN})
+  cmake_parse_arguments(arg "THREADS;SIMD" "" "DEPS;TEST_DEPS" ${ARGN})
   set(dir ${PROJECT_SOURCE_DIR}/src/ps/${folder})
   file(GLOB sources CONFIGURE_DEPENDS ${dir}/*.cc)
   set(test_sources ${sources})
@@ -31,6 +19,9 @@ function(ps_library folder)
   if(sources)
     add_library(ps_${folder} STATIC ${sources})
     target_link_libraries(ps_${folder} PUBLIC ${deps} ps_options ps_third_party)
+    if(TARGET ps_headers AND NOT arg_SIMD)
+      target_precompile_headers(ps_${folder} REUSE_FROM ps_headers)
+    endif()
   else()
     add_library(ps_${folder} INTERFACE)
     target_link_libraries(ps_${folder} INTERFACE ${deps} ps_options ps_third_party)

@@ -25,7 +25,7 @@ def read_law(cmake: Path) -> dict[str, set[str]]:
     """Folder -> the folders that it names itself; "<folder>_test" -> those that its tests name."""
     law: dict[str, set[str]] = {}
     for folder, rest in LIBRARY.findall(cmake.read_text()):
-        deps, _, test_deps = rest.replace("THREADS", "").partition("TEST_DEPS")
+        deps, _, test_deps = re.sub(r"THREADS|SIMD", "", rest).partition("TEST_DEPS")
         law[folder] = set(deps.split()) - {"DEPS"}
         law[f"{folder}_test"] = {folder, *test_deps.split()}
     unknown = set().union(*law.values()) - law.keys() if law else set()

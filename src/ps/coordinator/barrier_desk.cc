@@ -2,6 +2,7 @@
 
 #include "ps/base/duration.h"
 #include "ps/coordinator/reply.h"
+#include "ps/sharding/json_fields.h"
 
 namespace ps::coordinator {
 namespace {

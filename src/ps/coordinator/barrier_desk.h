@@ -8,7 +8,7 @@
 
 #include "ps/coordinator/barriers.h"
 #include "ps/net/listener.h"
-#include "ps/sharding/json_fields.h"
+#include "ps/sharding/json.h"
 
 namespace ps::coordinator {
 

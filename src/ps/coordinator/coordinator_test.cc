@@ -343,11 +343,10 @@ TEST(Coordinator, WrongRequestsAreRefused) {
   EXPECT_EQ(Json::parse(*described)["definition"]["tables"][0]["name"], "default");
 }
 
-// The control request {"op":"sing","pad":"xx..."} of so many bytes, in frames of 16 MiB.
+// A control request of so many bytes that are not JSON from the first on, in frames of 16 MiB.
 Status ControlInFrames(net::ClientConnection* connection, std::size_t bytes) {
   constexpr std::size_t kFrameBytes = 16u << 20;
-  std::string text = "{\"op\":\"sing\",\"pad\":\"";
-  text.append(bytes - text.size() - 2, 'x').append("\"}");
+  const std::string text(bytes, 'x');
   wire::FrameHeader header;
   header.type = wire::MessageType::kControl;
   header.request_id = connection->NextRequestId();
@@ -367,7 +366,7 @@ TEST(Coordinator, AControlRequestOfTheLimitInSeveralFramesIsReadOneByteMoreIsNot
                                                       net::Transport::kTcp, wire::kCoordinatorId))
                     .value();
   Status read = ControlInFrames(&client->connection(), limits::kControlPayloadBytesMax);
-  EXPECT_THAT(read.message(), HasSubstr("'sing'"));
+  EXPECT_EQ(read.code(), StatusCode::kInvalidArgument) << read.ToString();
   EXPECT_TRUE(client->Control("{\"op\":\"servers\"}").ok());
   Status beyond = ControlInFrames(&client->connection(), limits::kControlPayloadBytesMax + 1);
   EXPECT_EQ(beyond.code(), StatusCode::kResourceExhausted) << beyond.ToString();

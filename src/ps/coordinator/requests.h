@@ -13,6 +13,7 @@
 #include "ps/coordinator/roster.h"
 #include "ps/coordinator/task_queue.h"
 #include "ps/net/listener.h"
+#include "ps/sharding/json.h"
 
 namespace ps::coordinator {
 

@@ -1,6 +1,7 @@
 #include "ps/coordinator/server_record.h"
 
 #include "ps/base/limits.h"
+#include "ps/sharding/json_fields.h"
 
 namespace ps::coordinator {
 namespace {

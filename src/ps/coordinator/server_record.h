@@ -6,7 +6,7 @@
 
 #include "ps/base/status.h"
 #include "ps/net/endpoint.h"
-#include "ps/sharding/json_fields.h"
+#include "ps/sharding/json.h"
 
 namespace ps::coordinator {
 

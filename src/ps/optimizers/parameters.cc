@@ -72,8 +72,7 @@ Result<OptimizerConfig> CompleteConfig(std::string_view name, const OptimizerCon
     complete.params.emplace(rule.name, rule.default_value);
   }
   for (const auto& [parameter, value] : config.params) {
-    auto rule = std::find_if(rules.begin(), rules.end(),
-                             [&](const ParameterRule& r) { return r.name == parameter; });
+    auto rule = std::ranges::find(rules, parameter, &ParameterRule::name);
     if (rule == rules.end()) return UnknownParameter(name, parameter, rules);
     if (!Allows(rule->range, value)) {
       std::ostringstream text;

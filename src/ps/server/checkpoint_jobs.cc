@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "ps/sharding/json_fields.h"
+
 namespace ps::server {
 namespace {
 
@@ -46,9 +48,9 @@ Result<std::string> CheckpointJobs::Serve(const std::string& op, const Json& req
   Entry* entry = Find(name);
   if (entry == nullptr) return NotFound("there is no checkpoint job '" + name + "'");
   if (op == "checkpoint_status") {
-    Json answer{{"state", Name(entry->state)}, {"progress", entry->progress}};
-    if (entry->state == State::kDone) answer["result"] = entry->outcome;
-    if (entry->state == State::kFailed) answer["error"] = entry->outcome;
+    Json answer{{"state", Name(entry->state)}, {"progress", Parsed(entry->progress)}};
+    if (entry->state == State::kDone) answer["result"] = Parsed(entry->outcome);
+    if (entry->state == State::kFailed) answer["error"] = Parsed(entry->outcome);
     return sharding::Dump(answer);
   }
   if (op == "checkpoint_cancel") {
@@ -102,17 +104,18 @@ bool CheckpointJobs::Report(const std::string& name, const std::string& progress
   std::lock_guard lock(mutex_);
   Entry* entry = Find(name);
   if (entry == nullptr) return false;
-  entry->progress = Parsed(progress_json);
+  entry->progress = progress_json;
   return !entry->cancel && !closed_;
 }
 
 void CheckpointJobs::Finish(const std::string& name, const std::string& result_json) {
-  End(name, State::kDone, Parsed(result_json));
+  End(name, State::kDone, result_json);
 }
 
 void CheckpointJobs::Fail(const std::string& name, const std::string& error_class,
                           const std::string& message) {
-  End(name, State::kFailed, Json{{"class", error_class}, {"message", message}});
+  const Json error{{"class", error_class}, {"message", message}};
+  End(name, State::kFailed, sharding::Dump(error));
 }
 
 void CheckpointJobs::Close() {
@@ -127,7 +130,7 @@ CheckpointJobs::Entry* CheckpointJobs::Find(const std::string& name) {
   return found == entries_.end() ? nullptr : &*found;
 }
 
-void CheckpointJobs::End(const std::string& name, State state, Json outcome) {
+void CheckpointJobs::End(const std::string& name, State state, std::string outcome) {
   std::lock_guard lock(mutex_);
   Entry* entry = Find(name);
   if (entry == nullptr) return;

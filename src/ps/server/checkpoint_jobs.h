@@ -10,7 +10,7 @@
 
 #include "ps/base/clock.h"
 #include "ps/base/status.h"
-#include "ps/sharding/json_fields.h"
+#include "ps/sharding/json.h"
 
 namespace ps::server {
 
@@ -56,15 +56,15 @@ class CheckpointJobs {
     Job job;
     State state = State::kWaiting;
     bool cancel = false;
-    sharding::Json progress = sharding::Json::object();
-    sharding::Json outcome;  // the result, or the error
+    std::string progress = "{}";  // JSON, as is
+    std::string outcome;          // the result, or the error
   };
   using Entries = std::list<Entry>;
 
   static const char* Name(State state);
   Status Start(const std::string& name, const sharding::Json& request);
   Entry* Find(const std::string& name);
-  void End(const std::string& name, State state, sharding::Json outcome);
+  void End(const std::string& name, State state, std::string outcome);
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -7,6 +7,7 @@
 #include "ps/base/hash.h"
 #include "ps/base/limits.h"
 #include "ps/server/countdown.h"
+#include "ps/sharding/json_fields.h"
 #include "ps/store/page_pool.h"
 
 namespace ps::server {

@@ -11,7 +11,6 @@
 #include "ps/arrow/c_data.h"
 #include "ps/base/status.h"
 #include "ps/server/core.h"
-#include "ps/sharding/json_fields.h"
 #include "ps/store/embedding_store.h"
 
 namespace ps::server {

@@ -11,6 +11,7 @@
 #include "ps/server/checkpoint_loader.h"
 #include "ps/server/checkpoint_snapshot.h"
 #include "ps/server/push_ledger.h"
+#include "ps/sharding/json_fields.h"
 #include "ps/testing/cluster.h"
 
 namespace ps::server {

@@ -36,7 +36,8 @@ void ForEachShard(Core& core, std::function<void(Shard&)> each, std::function<vo
     std::function<void()> done;
     std::atomic<std::size_t> left;
   };
-  auto state = std::make_shared<State>(std::move(each), std::move(done), core.shards.size());
+  const std::shared_ptr<State> state(
+      new State{std::move(each), std::move(done), core.shards.size()});
   for (auto& shard : core.shards) {
     shard->Post([state, &shard = *shard] {
       state->each(shard);

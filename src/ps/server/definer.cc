@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "ps/server/replicator.h"
+#include "ps/sharding/json_fields.h"
 
 namespace ps::server {
 namespace {

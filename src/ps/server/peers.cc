@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "ps/base/limits.h"
+#include "ps/sharding/json_fields.h"
 
 namespace ps::server {
 

@@ -129,7 +129,7 @@ TEST_P(ServerLifeOverThreads, StoppingAmidRequestsEndsCleanly) {
   std::vector<std::thread> threads;
   std::atomic<int> served{0};
   for (std::uint64_t t = 0; t < 3; ++t) {
-    threads.emplace_back([&served, t, client = cluster->Connect()] {
+    threads.emplace_back([&served, client = cluster->Connect()] {
       for (std::uint64_t i = 0;; ++i) {
         auto pulled = client->PullRows(0, kDim, Range(i * 100, 300));
         if (!pulled.ok() && pulled.status().code() == StatusCode::kConnection) return;

@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "ps/base/status.h"
+#include "ps/sharding/json.h"
 
 namespace ps::sharding {
-
-using Json = nlohmann::json;
 
 // Reading control messages and definitions: nothing here throws. Each getter names the field, what
 // stands there and what is allowed (InvalidArgument).

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 namespace ps::store {
 
 // Asks for the cache line that holds `address`, which need not be mapped.
@@ -9,6 +11,9 @@ namespace ps::store {
 [[gnu::always_inline]] inline void Prefetch(const void* address) {
   __builtin_prefetch(address);
   asm volatile("");
+}
+[[gnu::always_inline]] inline void Prefetch(std::uintptr_t address) {
+  Prefetch(reinterpret_cast<const void*>(address));
 }
 
 }  // namespace ps::store

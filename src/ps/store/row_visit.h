@@ -47,10 +47,11 @@ class RowPrefetch {
       : last_(std::min(bytes, kBytesMax) - 1), inner_((last_ + 48) / 64) {}
 
   std::size_t requests() const { return inner_ + 1; }
-  // A null row is allowed.
+  // A null row is allowed; so the lines are counted from an address, not from a pointer.
   [[gnu::always_inline]] void operator()(const char* row) const {
-    for (std::size_t line = 0; line < inner_; ++line) Prefetch(row + 64 * line);
-    Prefetch(row + last_);
+    const auto address = reinterpret_cast<std::uintptr_t>(row);
+    for (std::size_t line = 0; line < inner_; ++line) Prefetch(address + 64 * line);
+    Prefetch(address + last_);
   }
 
  private:
