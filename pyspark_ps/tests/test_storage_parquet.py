@@ -144,7 +144,12 @@ def test_a_loading_server_reads_only_the_row_groups_of_its_partitions(
     assert set(got["partition"].to_pylist()) == wanted
     assert got.num_rows == 400
     assert {group.first_partition for group in read} == wanted
-    assert opened < {file.path for file in files}
+    # Which groups share a file depends on which of its threads the writer had free.
+    assert opened == {
+        file.path
+        for file in files
+        if any(file.partitions[0] <= partition <= file.partitions[1] for partition in wanted)
+    }
     got = read_embeddings(target.location, manifest, "clicks", [3], states=False).read_all()
     assert got.column_names == ["key", "partition", "count", "last_day", "vector"]
     assert read_embeddings(target.location, manifest, "clicks", []).read_all().num_rows == 0
