@@ -21,6 +21,7 @@ from pyspark_ps import (
     PSConfig,
     PSConnectionError,
     PSMainClient,
+    PSTimeoutError,
     PSWorkerClient,
     TableConfig,
 )
@@ -83,7 +84,7 @@ class ByHand:
         try:
             with PSMainClient(None, self.config):
                 return True
-        except PSConnectionError:
+        except (PSConnectionError, PSTimeoutError):
             return False
 
     def end(self) -> None:
