@@ -19,11 +19,6 @@ _SHORT_LIST_MAX = 14  # longer ones write their length behind the type
 _DEPTH_MAX = 16
 
 
-def boolean(value: bool) -> tuple[int, bool]:
-    """A field that is a boolean: the type tells the value."""
-    return (TRUE if value else FALSE, value)
-
-
 def write_struct(struct: Struct) -> bytes:
     """The bytes of a struct."""
     out = bytearray()
@@ -64,7 +59,7 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
     if kind in (I16, I32, I64):
         _put_integer(out, value)
     elif kind == BINARY:
-        put_varint(out, len(value))
+        _put_varint(out, len(value))
         out += value
     elif kind == STRUCT:
         if isinstance(value, bytes):
@@ -77,7 +72,7 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
             out.append(len(values) << 4 | element)
         else:
             out.append(0xF0 | element)
-            put_varint(out, len(values))
+            _put_varint(out, len(values))
         for one in values:
             _put_value(out, element, one)
     elif kind == BYTE:
@@ -87,11 +82,10 @@ def _put_value(out: bytearray, kind: int, value: Any) -> None:
 
 
 def _put_integer(out: bytearray, value: int) -> None:
-    put_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)
+    _put_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)
 
 
-def put_varint(out: bytearray, value: int) -> None:
-    """Appends a number of at least 0, seven bits a byte, lowest first."""
+def _put_varint(out: bytearray, value: int) -> None:
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
         value >>= 7
