@@ -4,13 +4,18 @@
 
 #include <string>
 
+#include "ps/base/spin_wait.h"
+
 namespace ps::server {
 
 void Shard::Start() {
   work_.emplace(context_.get_executor());
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), ("ps-shard-" + std::to_string(index_)).c_str());
-    context_.run();
+    SpinWait spin;
+    while (!context_.stopped()) {
+      if (!spin.Until([this] { return context_.poll() > 0; })) context_.run_one();
+    }
   });
 }
 
