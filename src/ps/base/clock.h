@@ -9,6 +9,9 @@ namespace ps {
 using SteadyTime = std::chrono::steady_clock::time_point;
 using Duration = std::chrono::nanoseconds;
 
+// Where no test moves the time.
+inline SteadyTime Now() { return std::chrono::steady_clock::now(); }
+
 // Time as the program sees it; passed in, so that tests can move it. Thread-safe.
 class Clock {
  public:

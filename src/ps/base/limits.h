@@ -21,6 +21,8 @@ inline constexpr std::size_t kTensorChunkFloats = 262'144;
 
 // A frame's payload, compressed or not. The user's max_message_size may lower it, never raise it.
 inline constexpr std::size_t kFramePayloadBytesMax = 256u << 20;
+// Memory for a payload grows with the bytes that arrived, from here by doubling.
+inline constexpr std::size_t kPayloadFirstBytes = 1u << 20;
 // Before a connection has proved that it knows the secret.
 inline constexpr std::size_t kHandshakePayloadBytesMax = 4'096;
 inline constexpr std::size_t kControlPayloadBytesMax = 64u << 20;
@@ -29,6 +31,8 @@ inline constexpr std::size_t kJsonDepthMax = 64;
 inline constexpr std::size_t kSectionsPerFrameMax = 65'536;
 
 inline constexpr std::size_t kConnectionsPerServerMax = 4'096;
+// What a request to stop may leave to the requests under way.
+inline constexpr double kGraceSecondsMax = 3'600.0;
 inline constexpr int kHandshakeTimeoutMs = 10'000;
 // Requests of one connection without an answer; the connection is not read on beyond.
 inline constexpr std::int64_t kRequestsPerConnectionMax = 1'024;

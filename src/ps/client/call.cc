@@ -21,8 +21,6 @@ constexpr std::chrono::seconds kConnectAttemptMax{10};
 // Damaged bytes are repeated this often before they are taken for a defect.
 constexpr int kDamagedAttemptsMax = 3;
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 // What is known of one task over its attempts.
 struct Progress {
   Task* task;

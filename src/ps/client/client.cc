@@ -34,8 +34,6 @@ constexpr std::chrono::milliseconds kAskTimeout{300};
 // How much later than the coordinator's own time-out its answer may come.
 constexpr double kAnswerMarginSeconds = 10.0;
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 Result<std::uint64_t> RandomStream() {
   PS_ASSIGN_OR_RETURN(wire::Nonce nonce, wire::RandomNonce());
   std::uint64_t stream = 0;

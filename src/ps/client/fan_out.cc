@@ -167,7 +167,7 @@ void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
   for (Conversation& conversation : conversations) conversation.Write();
 
   PollSet polled;
-  SteadyTime started = std::chrono::steady_clock::now();
+  SteadyTime started = Now();
   SteadyTime interrupt_due = started + kInterruptInterval;
   while (true) {
     if (Status status = CheckAll(&conversations, &may_finish); !status.ok()) {
@@ -175,7 +175,7 @@ void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
     }
     polled.Collect(&conversations);
     if (polled.fds.empty()) return;
-    SteadyTime now = std::chrono::steady_clock::now();
+    SteadyTime now = Now();
     if (now >= options.deadline) {
       double seconds = std::chrono::duration<double>(now - started).count();
       return FailAll(&conversations, StatusCode::kTimeout,

@@ -23,7 +23,7 @@ bool IsStrictlyAscending(std::span<const Key> keys) {
 // Hashes are made, and their slots asked for, a block ahead of their turn.
 void KeyTable::FindRepeats(std::uint64_t table_salt, std::span<const Key> keys,
                            std::vector<KeyRepeat>* repeats) {
-  constexpr std::size_t kBlock = 16;
+  constexpr std::size_t kHashBlock = 16;
   assert(keys.size() <= kKeysMax);
   repeats->clear();
   slots_.assign(std::bit_ceil(std::max<std::size_t>(4 * keys.size(), 16)), 0);
@@ -31,21 +31,21 @@ void KeyTable::FindRepeats(std::uint64_t table_salt, std::span<const Key> keys,
   const std::size_t mask = slots_.size() - 1;
   const auto tag_mask =
       static_cast<std::uint32_t>(~std::uint64_t{0} << std::bit_width(keys.size()));
-  std::array<std::array<std::uint64_t, kBlock>, 2> hashes;
+  std::array<std::array<std::uint64_t, kHashBlock>, 2> hashes;
   const auto ask = [&](std::size_t block) {
-    const std::size_t end = std::min((block + 1) * kBlock, keys.size());
-    for (std::size_t i = block * kBlock; i < end; ++i) {
+    const std::size_t end = std::min((block + 1) * kHashBlock, keys.size());
+    for (std::size_t i = block * kHashBlock; i < end; ++i) {
       const std::uint64_t hash = HashKey(table_salt, keys[i]);
-      hashes[block % 2][i % kBlock] = hash;
+      hashes[block % 2][i % kHashBlock] = hash;
       __builtin_prefetch(&slots[hash & mask], 1);
     }
   };
   ask(0);
-  for (std::size_t block = 0; block * kBlock < keys.size(); ++block) {
+  for (std::size_t block = 0; block * kHashBlock < keys.size(); ++block) {
     ask(block + 1);
-    const std::size_t end = std::min((block + 1) * kBlock, keys.size());
-    for (std::size_t i = block * kBlock; i < end; ++i) {
-      const std::uint64_t hash = hashes[block % 2][i % kBlock];
+    const std::size_t end = std::min((block + 1) * kHashBlock, keys.size());
+    for (std::size_t i = block * kHashBlock; i < end; ++i) {
+      const std::uint64_t hash = hashes[block % 2][i % kHashBlock];
       const auto tag = static_cast<std::uint32_t>(hash >> 32) & tag_mask;
       for (std::size_t at = hash & mask;; at = (at + 1) & mask) {
         const std::uint32_t slot = slots[at];

@@ -12,7 +12,7 @@
 namespace ps::client {
 namespace {
 
-using testing::ElementsAre;
+using ::testing::ElementsAre;
 
 sharding::PartitionMap MapOf(std::uint32_t servers) {
   sharding::PartitionMap map;
@@ -50,7 +50,7 @@ TEST(KeyBatchTest, AnEmptyCallHasNoKeysOnAnyServer) {
   EXPECT_EQ(batch.begin(3), 0u);
 }
 
-class KeyBatchPropertyTest : public testing::TestWithParam<int> {};
+class KeyBatchPropertyTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(KeyBatchPropertyTest, EveryKeyIsSentOnceToItsServerAndEveryInputIsAccountedFor) {
   sharding::PartitionMap map = MapOf(GetParam());
@@ -81,36 +81,36 @@ TEST_P(KeyBatchPropertyTest, EveryKeyIsSentOnceToItsServerAndEveryInputIsAccount
 }
 
 TEST_P(KeyBatchPropertyTest, SumsAndCopiesAgreeWithADictionary) {
-  constexpr std::size_t kDim = 3;
+  constexpr std::size_t kWidth = 3;
   sharding::PartitionMap map = MapOf(GetParam());
   std::vector<Key> keys = KeysWithRepeats(500, 120, 5);
-  std::vector<float> rows(keys.size() * kDim);
+  std::vector<float> rows(keys.size() * kWidth);
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i % 17);
   KeyTable table;
   KeyBatch batch;
   batch.Build(map, kSalt, keys, &table);
 
-  std::map<Key, std::array<float, kDim>> expected;
+  std::map<Key, std::array<float, kWidth>> expected;
   for (std::size_t i = 0; i < keys.size(); ++i) {
-    for (std::size_t k = 0; k < kDim; ++k) expected[keys[i]][k] += rows[i * kDim + k];
+    for (std::size_t k = 0; k < kWidth; ++k) expected[keys[i]][k] += rows[i * kWidth + k];
   }
   std::size_t half = batch.keys().size() / 2;
-  std::vector<float> sums(batch.keys().size() * kDim);
-  EXPECT_TRUE(batch.GatherSums(rows.data(), kDim, 0, half, sums.data(), false));
-  EXPECT_TRUE(batch.GatherSums(rows.data(), kDim, half, batch.keys().size(),
-                               sums.data() + half * kDim, false));
+  std::vector<float> sums(batch.keys().size() * kWidth);
+  EXPECT_TRUE(batch.GatherSums(rows.data(), kWidth, 0, half, sums.data(), false));
+  EXPECT_TRUE(batch.GatherSums(rows.data(), kWidth, half, batch.keys().size(),
+                               sums.data() + half * kWidth, false));
   std::vector<float> out(rows.size(), -1.0f);
   for (std::size_t j = 0; j < batch.keys().size(); ++j) {
-    for (std::size_t k = 0; k < kDim; ++k) {
-      EXPECT_EQ(sums[j * kDim + k], expected[batch.keys()[j]][k]);
-      out[batch.source(j) * kDim + k] = sums[j * kDim + k];
+    for (std::size_t k = 0; k < kWidth; ++k) {
+      EXPECT_EQ(sums[j * kWidth + k], expected[batch.keys()[j]][k]);
+      out[batch.source(j) * kWidth + k] = sums[j * kWidth + k];
     }
   }
-  batch.CopyRepeats(out.data(), kDim);
-  for (std::size_t i = 0; i < keys.size(); ++i) EXPECT_EQ(out[i * kDim], expected[keys[i]][0]);
+  batch.CopyRepeats(out.data(), kWidth);
+  for (std::size_t i = 0; i < keys.size(); ++i) EXPECT_EQ(out[i * kWidth], expected[keys[i]][0]);
 }
 
-INSTANTIATE_TEST_SUITE_P(Servers, KeyBatchPropertyTest, testing::Values(1, 2, 7));
+INSTANTIATE_TEST_SUITE_P(Servers, KeyBatchPropertyTest, ::testing::Values(1, 2, 7));
 
 TEST(KeyBatchTest, SumsAddUpInTheCallersOrder) {
   // 1e8 + 1 - 1e8 is 0 in float32, 1e8 - 1e8 + 1 is 1.

@@ -18,12 +18,12 @@ using ps::testing::MessageProxy;
 using Direction = MessageProxy::Direction;
 using Fault = MessageProxy::Fault;
 
-constexpr std::uint32_t kDim = 4;
-constexpr std::size_t kKeys = 60;
-constexpr std::size_t kKeysOfAFrame = 20;  // so three frames make a push
-
 class Once : public ::testing::TestWithParam<std::pair<Direction, Fault>> {
  protected:
+  static constexpr std::uint32_t kDim = 4;
+  static constexpr std::size_t kKeys = 60;
+  static constexpr std::size_t kKeysOfAFrame = 20;  // so three frames make a push
+
   Once() : keys_(kKeys), ones_(kKeys * kDim, 1.0f) {
     std::iota(keys_.begin(), keys_.end(), Key{1});
     ClusterOptions options;

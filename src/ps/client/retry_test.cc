@@ -18,12 +18,12 @@ namespace {
 using ps::testing::Cluster;
 using ps::testing::ClusterOptions;
 
-enum class Direction { kToServer, kToClient };
-
 // A TCP relay before one server. Told to, it cuts a connection when so many more bytes have passed
 // in one direction, or keeps connections open and moves nothing.
 class Relay {
  public:
+  enum class Direction { kToServer, kToClient };
+
   explicit Relay(int server_port) : server_port_(server_port) {
     listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = Loopback(0);
@@ -135,11 +135,12 @@ class Relay {
   std::atomic<int> cuts_{0};
 };
 
-constexpr std::size_t kKeys = 4'000;
-constexpr std::size_t kDim = 4;
-
 class RetryTest : public ::testing::Test {
  protected:
+  using Direction = Relay::Direction;
+  static constexpr std::size_t kKeys = 4'000;
+  static constexpr std::size_t kDim = 4;
+
   RetryTest() {
     ClusterOptions options;
     options.servers = 2;

@@ -15,15 +15,15 @@ using ps::testing::Cluster;
 using ps::testing::ClusterOptions;
 using ps::testing::Table;
 
-constexpr std::uint32_t kDim = 64;
-constexpr std::size_t kRowBytes = kDim * sizeof(float);
+constexpr std::uint32_t kWideDim = 64;
+constexpr std::size_t kRowBytes = kWideDim * sizeof(float);
 
 ClusterOptions Options(std::uint32_t servers) {
   ClusterOptions options;
   options.servers = servers;
   options.shard_threads = 2;
   options.unix_sockets = true;
-  options.tables = {Table("wide", kDim), Table("odd", 3)};
+  options.tables = {Table("wide", kWideDim), Table("odd", 3)};
   return options;
 }
 
@@ -52,7 +52,7 @@ std::vector<float> Train(net::Transport transport, std::uint32_t servers,
   auto cluster = Cluster::Start(Options(servers));
   EXPECT_TRUE(cluster.ok()) << cluster.status().ToString();
   auto client = Connect(**cluster, transport);
-  std::vector<float> wide(keys.size() * kDim), odd(keys.size() * 3);
+  std::vector<float> wide(keys.size() * kWideDim), odd(keys.size() * 3);
   for (int i = 0; i < 2; ++i) {
     RowsPull pulls[] = {{0, keys, wide.data(), true}, {1, keys, odd.data(), true}};
     EXPECT_TRUE(client->Pull(pulls, {}).ok());
@@ -62,9 +62,9 @@ std::vector<float> Train(net::Transport transport, std::uint32_t servers,
     EXPECT_TRUE(client->Push(pushes, {}, {}).ok());
   }
   *socket_bytes = client->stats().bytes_sent + client->stats().bytes_received;
-  std::vector<float> seen((kDim + 3) * keys.size());
+  std::vector<float> seen((kWideDim + 3) * keys.size());
   RowsPull last[] = {{0, keys, seen.data(), false},
-                     {1, keys, seen.data() + keys.size() * kDim, false}};
+                     {1, keys, seen.data() + keys.size() * kWideDim, false}};
   EXPECT_TRUE(Connect(**cluster, net::Transport::kTcp)->Pull(last, {}).ok());
   return seen;
 }
@@ -94,7 +94,7 @@ TEST(SharedRows, EachSectionHasAPlaceOfItsOwnWithinTheMemory) {
   ServerRequest request;
   RequestBuilder builder(&request, {.keys_max = 10'000, .bytes_max = kFrameBytesAimed});
   Section wide;
-  wide.head.dim = kDim;
+  wide.head.dim = kWideDim;
   builder.AddRows(wide, 0, 1'001);
   builder.AddRows(wide, 1'001, 1'010);  // too few to be worth it
   Section odd;
@@ -135,7 +135,7 @@ TEST(SharedRows, PlacesOutsideTheMemoryAreRefused) {
       wire::SectionHead head;
       head.flags = wire::kSharedRows;
       head.count = 1;
-      head.dim = kDim;
+      head.dim = kWideDim;
       head.version = place;
       std::vector<std::byte> payload(wire::kSectionHeadBytes + sizeof(Key));
       wire::EncodeSectionHead(head, payload.data());

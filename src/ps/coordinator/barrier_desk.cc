@@ -9,8 +9,6 @@ namespace {
 
 constexpr double kTimeoutSecondsMax = 1e9;
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 Result<Duration> GetTimeout(const sharding::Json& json) {
   PS_ASSIGN_OR_RETURN(double seconds,
                       sharding::GetNumber(json, "timeout_seconds", 0.0, kTimeoutSecondsMax));

@@ -40,9 +40,7 @@ std::unique_ptr<Cluster> StartCluster(std::uint32_t servers) {
   return std::move(cluster).value();
 }
 
-SteadyTime In(int seconds) {
-  return std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-}
+SteadyTime In(int in) { return Now() + std::chrono::seconds(in); }
 
 std::vector<ServerState> States(const Coordinator& coordinator) {
   std::vector<ServerState> states;

@@ -17,8 +17,6 @@ using sharding::Json;
 constexpr Duration kTellTimeout = std::chrono::seconds(2);
 constexpr Duration kTellAgainPause = std::chrono::milliseconds(50);
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 // Adds the table; false when it is there already. Another definition under its name: error.
 Result<bool> AddTable(sharding::TableDefinition table, ClusterDefinition* definition) {
   if (const sharding::TableDefinition* old = definition->FindTable(table.name)) {

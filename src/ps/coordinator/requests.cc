@@ -15,8 +15,6 @@ using sharding::Json;
 constexpr Duration kSilenceCheckInterval = std::chrono::seconds(1);
 constexpr std::size_t kCreatorBytesMax = 64;
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 Result<std::vector<sharding::TensorDefinition>> ParseTensors(const Json& json) {
   PS_ASSIGN_OR_RETURN(const Json* listed, sharding::GetArray(json, "tensors", limits::kTensorsMax));
   std::vector<sharding::TensorDefinition> tensors;

@@ -14,8 +14,6 @@ constexpr Duration kBackoffMax = std::chrono::milliseconds(500);
 // A host that swallows packets must not keep a call from noticing that it shall end.
 constexpr Duration kConnectAttemptMax = std::chrono::seconds(2);
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 Status Named(const ServerRecord& server, const Status& status) {
   return Status(status.code(), "server " + std::to_string(server.server_id) + " at " +
                                    server.endpoint.ToString() + ": " + status.message());

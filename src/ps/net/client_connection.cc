@@ -28,8 +28,6 @@ using Part = std::span<const std::byte>;
 // Holds a reply of 16 rows of 64 floats with its header, so that it comes with one call; not more,
 // because what is read ahead of a large payload is copied once more.
 constexpr std::size_t kReadAheadBytes = 8'192;
-// ReadFrame: memory grows with the bytes that arrived, from here by doubling.
-constexpr std::size_t kFirstAllocationBytes = 1 << 20;
 // A Unix listener whose queue is full refuses at once, and poll(2) cannot wait for a place in it.
 constexpr auto kQueueFullPause = std::chrono::milliseconds(5);
 
@@ -55,7 +53,7 @@ Status ConnectUntil(int fd, const SocketAddress& address, SteadyTime deadline,
   while (connect(fd, address.get(), address.bytes) != 0) {
     if (errno == EINTR || errno == EALREADY) continue;
     if (errno == EAGAIN) {
-      if (std::chrono::steady_clock::now() + kQueueFullPause >= deadline) {
+      if (Now() + kQueueFullPause >= deadline) {
         return TimeoutError("timed out while waiting for a place in the listener's queue");
       }
       if (is_interrupted && is_interrupted()) {
@@ -77,7 +75,7 @@ Status ConnectUntil(int fd, const SocketAddress& address, SteadyTime deadline,
 }
 
 SteadyTime ShareOf(SteadyTime deadline, std::size_t shares) {
-  SteadyTime now = std::chrono::steady_clock::now();
+  SteadyTime now = Now();
   if (deadline <= now) return deadline;
   return now + (deadline - now) / static_cast<std::int64_t>(shares);
 }
@@ -207,7 +205,7 @@ Status ClientConnection::Impl::ReadAll(std::span<std::byte> out, SteadyTime dead
     bytes_received += *got;
     if (checked) checksum.Add(out.first(*got));
     out = out.subspan(*got);
-    bool time_is_up = *got > 0 && std::chrono::steady_clock::now() >= deadline;
+    bool time_is_up = *got > 0 && Now() >= deadline;
     if (!out.empty() && (*got == 0 || time_is_up)) {
       PS_RETURN_IF_ERROR(
           WaitUntilReady(fd.get(), POLLIN, deadline, "reading a reply", is_interrupted));
@@ -489,7 +487,7 @@ Result<ClientConnection::OwnedFrame> ClientConnection::ReadFrame(SteadyTime dead
   OwnedFrame frame{header, {}};
   while (impl_->payload_left > 0) {
     std::size_t have = frame.payload.size();
-    std::size_t next = std::min(impl_->payload_left, std::max(have, kFirstAllocationBytes));
+    std::size_t next = std::min(impl_->payload_left, std::max(have, limits::kPayloadFirstBytes));
     frame.payload.resize(have + next);
     PS_RETURN_IF_ERROR(ReadBytes(std::span(frame.payload).subspan(have), deadline));
   }

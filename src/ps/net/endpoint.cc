@@ -5,8 +5,6 @@
 namespace ps::net {
 namespace {
 
-constexpr int kPortMax = 65'535;
-
 Status BadEndpoint(const std::string& text, const char* why) {
   return InvalidArgument("address '" + text + "': " + why +
                          "; write host:port or [IPv6 address]:port");

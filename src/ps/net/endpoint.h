@@ -6,6 +6,8 @@
 
 namespace ps::net {
 
+inline constexpr int kPortMax = 65'535;
+
 // Where a server listens. The Unix socket is used when its path exists on this host; the handshake
 // then proves that it is the server meant.
 struct Endpoint {

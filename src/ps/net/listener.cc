@@ -110,9 +110,9 @@ bool ListenerImpl::WaitUntilIdle(asio::io_context& context) {
   auto marker = std::make_shared<Marker>();
   // Twice: closing a connection posts its OnClose.
   asio::post(context, [&context, marker] { asio::post(context, [marker] { marker->Reach(); }); });
-  auto deadline = std::chrono::steady_clock::now() + kCloseTimeout;
+  auto deadline = Now() + kCloseTimeout;
   std::unique_lock lock(marker->mutex);
-  while (!marker->reached && !context.stopped() && std::chrono::steady_clock::now() < deadline) {
+  while (!marker->reached && !context.stopped() && Now() < deadline) {
     marker->reached_changed.wait_for(lock, kClosePoll);
   }
   return marker->reached;

@@ -17,7 +17,6 @@
 namespace ps::net {
 namespace {
 
-constexpr int kPortMax = 65'535;
 constexpr int kBacklog = 1'024;  // the system caps it at net.core.somaxconn
 constexpr auto kResolveTimeout = std::chrono::seconds(10);
 
@@ -106,7 +105,7 @@ Result<TcpListeningSocket> ListenTcp(const std::string& host, int port_base, int
   if (port_base < 0 || port_base > kPortMax || ports_tried_max < 1) {
     return InvalidArgument("port " + std::to_string(port_base) + " is not from 0 to 65535");
   }
-  auto deadline = std::chrono::steady_clock::now() + kResolveTimeout;
+  auto deadline = Now() + kResolveTimeout;
   if (!host.empty()) {
     PS_ASSIGN_OR_RETURN(auto addresses, Resolve(host, port_base, deadline));
     return ListenFrom(addresses.front(), host, false, port_base, ports_tried_max);

@@ -20,9 +20,6 @@ namespace {
 constexpr int kLookupsMax = 64;
 std::atomic<int> lookups_running{0};
 
-// How often a waiting thread asks whether it is interrupted.
-constexpr SteadyTime::duration kInterruptInterval = std::chrono::milliseconds(100);
-
 struct Answer {
   int error = 0;
   std::vector<SocketAddress> addresses;
@@ -90,7 +87,7 @@ Result<std::vector<SocketAddress>> Resolve(const std::string& host, int port, St
     PS_RETURN_IF_ERROR(StartLookup(lookup, host, port));
     std::unique_lock lock(lookup->mutex);
     while (!lookup->done) {
-      SteadyTime now = std::chrono::steady_clock::now();
+      SteadyTime now = Now();
       if (now >= deadline) {
         return TimeoutError("timed out while looking up host '" + host + "'");
       }

@@ -14,8 +14,7 @@ using wire::MessageType;
 
 namespace {
 
-constexpr std::size_t kReadAheadBytes = 16'384;
-constexpr std::size_t kFirstAllocationBytes = 1 << 20;
+constexpr std::size_t kServerReadAheadBytes = 16'384;
 // Replies that may wait for the next frames of the same read.
 constexpr std::size_t kGatheredBytesMax = 65'536;
 // Longer payloads are hashed piece by piece, as they come.
@@ -89,7 +88,7 @@ Connection::Connection(std::shared_ptr<ListenerCore> core, asio::io_context& con
       id_(id),
       over_unix_(over_unix),
       peer_(std::move(peer)),
-      ahead_(new std::byte[kReadAheadBytes]),
+      ahead_(new std::byte[kServerReadAheadBytes]),
       outbox_(&core_->bytes_sent_total) {}
 
 Connection::~Connection() { core_->shared_memory_bytes.fetch_sub(shared_memory_.bytes().size()); }
@@ -202,7 +201,7 @@ Status Connection::BeginFrame() {
   PS_RETURN_IF_ERROR(CheckType(header_));
   ahead_begin_ += wire::kFrameHeaderBytes;
   in_payload_ = true;
-  payload_.Begin(header_.payload_bytes, std::max(largest_payload_, kFirstAllocationBytes));
+  payload_.Begin(header_.payload_bytes, std::max(largest_payload_, limits::kPayloadFirstBytes));
   if (IsHashedPieceByPiece(header_)) checksum_.Reset();
   return Status::Ok();
 }
@@ -258,13 +257,14 @@ void Connection::ReadOn() {
   if (reading_ || PauseReading()) return;
   if (ahead_begin_ == ahead_end_) ahead_begin_ = ahead_end_ = 0;
   // Ends of payloads come with the next header in one read.
-  bool into_payload = in_payload_ && ahead_end_ == 0 && payload_.missing() > kReadAheadBytes;
+  bool into_payload = in_payload_ && ahead_end_ == 0 && payload_.missing() > kServerReadAheadBytes;
   if (!into_payload && ahead_begin_ > 0) {
     std::memmove(ahead_.get(), ahead_.get() + ahead_begin_, ahead_end_ - ahead_begin_);
     ahead_end_ -= std::exchange(ahead_begin_, 0);
   }
   std::span<std::byte> free =
-      into_payload ? payload_.free() : std::span(ahead_.get(), kReadAheadBytes).subspan(ahead_end_);
+      into_payload ? payload_.free()
+                   : std::span(ahead_.get(), kServerReadAheadBytes).subspan(ahead_end_);
   reading_ = true;
   AsyncReadSome(socket_.get(), stream_.get(), free,
                 [self = Self(), into_payload](const Result<std::size_t>& got) {

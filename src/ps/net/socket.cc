@@ -26,9 +26,7 @@ constexpr int kKeepAliveSecondsMax = 32'767;  // tcp(7)
 // Granted up to net.core.wmem_max. bench/wire_bench.cc says what it is worth.
 constexpr int kUnixSendBufferBytes = 1 << 20;
 
-// How often a waiting thread asks whether it is interrupted; one wait without that question (its
-// milliseconds stay below INT_MAX).
-constexpr SteadyTime::duration kInterruptInterval = std::chrono::milliseconds(100);
+// One wait without the question whether it is interrupted; its milliseconds stay below INT_MAX.
 constexpr SteadyTime::duration kWaitMax = std::chrono::hours(24);
 
 void SetOption(int fd, int level, int name, int value) {
@@ -132,7 +130,7 @@ Result<std::size_t> ReadSomeFrom(int fd, std::span<std::byte> out) {
 Status WaitUntilReady(int fd, short events, SteadyTime deadline, const std::string& what,
                       const IsInterrupted& is_interrupted) {
   while (true) {
-    SteadyTime now = std::chrono::steady_clock::now();
+    SteadyTime now = Now();
     if (now >= deadline) return TimeoutError("timed out while " + what);
     if (is_interrupted && is_interrupted()) {
       return Status(StatusCode::kClosed, "interrupted while " + what);

@@ -57,8 +57,10 @@ std::string PeerAddress(int fd);
 Result<std::size_t> WriteSomeTo(int fd, std::span<const iovec> parts);
 Result<std::size_t> ReadSomeFrom(int fd, std::span<std::byte> out);
 
-// Asked a few times a second by a thread that waits; true ends the wait with kClosed. May be empty.
+// Asked by a thread that waits, every kInterruptInterval; true ends the wait with kClosed. May be
+// empty.
 using IsInterrupted = std::function<bool()>;
+inline constexpr Duration kInterruptInterval = std::chrono::milliseconds(100);
 
 // Returns when the descriptor is ready for `events` (POLLIN, POLLOUT), or has failed: the next call
 // on it tells. TimeoutError at the deadline; `what` ends the sentence "timed out while ...".

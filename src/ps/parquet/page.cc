@@ -10,7 +10,6 @@ namespace ps::parquet {
 namespace {
 
 // Numbers of Parquet's enumerations.
-constexpr int kPlain = 0;
 constexpr int kDataPageV2 = 3;
 
 }  // namespace

@@ -1,10 +1,17 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 namespace ps::parquet {
+
+inline constexpr std::size_t kPageBytesMax = std::numeric_limits<std::int32_t>::max();
+
+// Parquet's enumeration Encoding.
+inline constexpr int kPlain = 0;
 
 // Numbers of Parquet's enumeration CompressionCodec.
 enum class Codec : int { kNone = 0, kZstd = 6, kLz4Raw = 7 };

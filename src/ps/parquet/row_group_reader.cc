@@ -13,8 +13,6 @@
 namespace ps::parquet {
 namespace {
 
-constexpr std::size_t kPageBytesMax = std::numeric_limits<std::int32_t>::max();
-
 struct FreeContext {
   void operator()(ZSTD_DCtx* context) const { ZSTD_freeDCtx(context); }
 };

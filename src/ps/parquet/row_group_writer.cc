@@ -16,12 +16,10 @@ namespace ps::parquet {
 namespace {
 
 // Numbers of Parquet's enumerations.
-constexpr int kPlain = 0;
 constexpr int kRle = 3;
 
 constexpr std::size_t kHeaderBytesMax = 64;
 constexpr std::size_t kVarintBytesMax = 10;
-constexpr std::size_t kPageBytesMax = std::numeric_limits<std::int32_t>::max();
 
 std::size_t LevelsBound(const Column& column, std::size_t rows) {
   return column.is_list() ? (rows * column.items + 7) / 8 + 2 * kVarintBytesMax + 1 : 0;

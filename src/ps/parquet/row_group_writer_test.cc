@@ -13,13 +13,13 @@
 namespace ps::parquet {
 namespace {
 
-constexpr std::size_t kRows = 1'000;
-constexpr std::size_t kDim = 3;
+constexpr std::size_t kGroupRows = 1'000;
+constexpr std::size_t kListItems = 3;
 
-std::vector<Column> OneList() { return {{{"vector", "list", "element"}, 4, 4, kDim, false}}; }
+std::vector<Column> OneList() { return {{{"vector", "list", "element"}, 4, 4, kListItems, false}}; }
 
 std::vector<float> SomeFloats() {
-  std::vector<float> floats(kRows * kDim);
+  std::vector<float> floats(kGroupRows * kListItems);
   for (std::size_t i = 0; i < floats.size(); ++i) floats[i] = static_cast<float>(i % 97) / 7;
   return floats;
 }
@@ -27,7 +27,7 @@ std::vector<float> SomeFloats() {
 std::string Packed(Codec codec, const std::vector<float>& floats) {
   RowGroupWriter writer(OneList(), codec);
   const std::vector<const char*> values = {reinterpret_cast<const char*>(floats.data())};
-  auto group = writer.Write(values, floats.size() / kDim, 4, 0);
+  auto group = writer.Write(values, floats.size() / kListItems, 4, 0);
   EXPECT_TRUE(group.ok()) << group.status().ToString();
   return {group->bytes.get(), group->size};
 }
@@ -52,7 +52,7 @@ std::string Values(Codec codec, const std::vector<float>& floats, std::size_t he
   }
   for (std::size_t i = 0; i < floats.size(); ++i) {
     const bool repeats = (page[header_bytes + 2 + i / 8] >> i % 8 & 1) != 0;
-    EXPECT_EQ(repeats, i % kDim != 0) << i;
+    EXPECT_EQ(repeats, i % kListItems != 0) << i;
   }
   return values;
 }
@@ -67,17 +67,17 @@ TEST(RowGroupWriterTest, ValuesAreUnpackedAsTheyLay) {
 
 TEST(RowGroupWriterTest, MemoryThatSomebodyHoldsIsNotWrittenTo) {
   RowGroupWriter writer({{{"key"}, 2, 8, 1, false}}, Codec::kNone);
-  const std::vector<std::uint64_t> first(kRows, 1);
-  const std::vector<std::uint64_t> second(kRows, 2);
+  const std::vector<std::uint64_t> first(kGroupRows, 1);
+  const std::vector<std::uint64_t> second(kGroupRows, 2);
   const std::vector<const char*> ones = {reinterpret_cast<const char*>(first.data())};
   const std::vector<const char*> twos = {reinterpret_cast<const char*>(second.data())};
-  auto held = writer.Write(ones, kRows, 4, 0);
+  auto held = writer.Write(ones, kGroupRows, 4, 0);
   const std::string before(held->bytes.get(), held->size);
-  auto next = writer.Write(twos, kRows, 4, 1);
+  auto next = writer.Write(twos, kGroupRows, 4, 1);
   EXPECT_EQ(std::string(held->bytes.get(), held->size), before);
   const char* const memory = next->bytes.get();
   next->bytes.reset();
-  EXPECT_EQ(writer.Write(twos, kRows, 4, 2)->bytes.get(), memory);
+  EXPECT_EQ(writer.Write(twos, kGroupRows, 4, 2)->bytes.get(), memory);
 }
 
 TEST(RowGroupWriterTest, AColumnTooLargeForAPageIsRefused) {

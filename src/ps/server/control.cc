@@ -14,7 +14,6 @@ namespace {
 
 using sharding::Json;
 
-constexpr double kGraceSecondsMax = 3'600.0;
 constexpr std::size_t kStreamsPerRequestMax = 1'000'000;
 
 std::string TextOf(const std::vector<net::Frame>& frames) {
@@ -215,7 +214,7 @@ Status Control::EndStreams(const std::string& text, const Reply& reply) {
 Status Control::Stop(const std::string& text, const Reply& reply) {
   PS_ASSIGN_OR_RETURN(Json json, sharding::ParseObject(text));
   PS_ASSIGN_OR_RETURN(double grace,
-                      sharding::GetNumber(json, "grace_seconds", 0.0, kGraceSecondsMax));
+                      sharding::GetNumber(json, "grace_seconds", 0.0, limits::kGraceSecondsMax));
   reply(Status::Ok(), "{}");
   core_->end("a stop request of the driver",
              std::chrono::duration_cast<Duration>(std::chrono::duration<double>(grace)));

@@ -24,9 +24,6 @@ constexpr Duration kBackoffFirst = std::chrono::milliseconds(50);
 constexpr Duration kBackoffMax = std::chrono::seconds(1);
 // Nobody waits for the answers of a cluster whose driver has gone.
 constexpr Duration kGraceWithoutDriver = std::chrono::seconds(1);
-constexpr double kGraceSecondsMax = 3'600.0;
-
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
 
 bool MayRetry(const Status& status) {
   return status.code() == StatusCode::kConnection || status.code() == StatusCode::kTimeout;
@@ -138,7 +135,7 @@ void CoordinatorLink::HearNotice(const net::ClientConnection::OwnedFrame& frame)
   std::string_view text(reinterpret_cast<const char*>(frame.payload.data()), frame.payload.size());
   Result<sharding::Json> json = sharding::ParseObject(text);
   if (!json.ok() || sharding::FindField(*json, "stop") == nullptr) return;
-  Result<double> grace = sharding::GetNumber(*json, "grace_seconds", 0.0, kGraceSecondsMax);
+  Result<double> grace = sharding::GetNumber(*json, "grace_seconds", 0.0, limits::kGraceSecondsMax);
   on_end_("a stop request of the driver", Seconds(grace.ok() ? *grace : 0.0));
 }
 

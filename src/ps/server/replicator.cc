@@ -27,8 +27,6 @@ constexpr Duration kAnswerTimeout = std::chrono::seconds(30);
 constexpr Duration kPauseMin = std::chrono::milliseconds(10);
 constexpr Duration kPauseMax = std::chrono::milliseconds(500);
 
-SteadyTime Now() { return std::chrono::steady_clock::now(); }
-
 std::size_t BytesOf(const Change& change) {
   std::size_t bytes = 0;
   for (const auto& chunk : change.chunks) bytes += chunk.size();

@@ -212,7 +212,7 @@ std::string Server::Impl::RegistrationJson() const {
 // The first reason stays; `may_hurry` may shorten the grace of an end under way.
 void Server::Impl::End(const std::string& why, Duration grace, bool may_hurry) {
   std::lock_guard lock(mutex);
-  SteadyTime until = std::chrono::steady_clock::now() + grace;
+  SteadyTime until = Now() + grace;
   if (!ending) {
     ending = true;
     reason = why;
@@ -260,7 +260,7 @@ void Server::Impl::Close() {
 
 void Server::Impl::WaitForRequests() {
   std::unique_lock lock(mutex);
-  while (core.in_flight.requests() > 0 && std::chrono::steady_clock::now() < grace_end) {
+  while (core.in_flight.requests() > 0 && Now() < grace_end) {
     changed.wait_for(lock, kDrainPoll);
   }
 }

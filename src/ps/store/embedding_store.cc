@@ -24,9 +24,6 @@ static_assert(std::size_t{1} << kPartitionBitsMax == limits::kPartitionCountMax)
 // Rows per call of the optimizer.
 constexpr std::size_t kApplyBlock = 32;
 
-float* Values(RowHeader* header) { return reinterpret_cast<float*>(header + 1); }
-const float* Values(const RowHeader* header) { return reinterpret_cast<const float*>(header + 1); }
-
 std::size_t At(const std::uint32_t* positions, std::size_t i) {
   return positions == nullptr ? i : positions[i];
 }

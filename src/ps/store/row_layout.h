@@ -15,6 +15,11 @@ struct RowHeader {
 };
 static_assert(sizeof(RowHeader) == 16);
 
+inline float* Values(RowHeader* header) { return reinterpret_cast<float*>(header + 1); }
+inline const float* Values(const RowHeader* header) {
+  return reinterpret_cast<const float*>(header + 1);
+}
+
 // Bytes from one row to the next: header + values + state, rounded up to 16.
 constexpr std::size_t RowStrideBytes(std::size_t dim, std::size_t state_floats) {
   return (sizeof(RowHeader) + (dim + state_floats) * sizeof(float) + 15) / 16 * 16;

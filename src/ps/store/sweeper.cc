@@ -18,8 +18,6 @@ constexpr std::size_t kAheadRowsAtOnce = 8;
 // Of a wide row the processor fetches the rest by itself.
 constexpr std::size_t kAheadBytesMax = 1024;
 
-float* Values(RowHeader* header) { return reinterpret_cast<float*>(header + 1); }
-
 }  // namespace
 
 void Sweeper::Begin(Kind kind) {

@@ -7,25 +7,13 @@
 #include <cstring>
 #include <string>
 
+#include "ps/wire/bytes.h"
+
 namespace ps::wire {
 namespace {
 
 constexpr std::size_t kHeaderChecksumAt = 44;
 constexpr std::uint16_t kKnownFlags = kMore | kChecksummed | kLz4 | kZstd;
-
-static_assert(std::endian::native == std::endian::little, "the wire is little-endian, as we are");
-
-template <typename T>
-void Put(std::byte* out, std::size_t at, T value) {
-  std::memcpy(out + at, &value, sizeof(value));
-}
-
-template <typename T>
-T Get(const std::byte* in, std::size_t at) {
-  T value;
-  std::memcpy(&value, in + at, sizeof(value));
-  return value;
-}
 
 std::uint32_t HeaderChecksum(const std::byte* header) {
   return static_cast<std::uint32_t>(XXH3_64bits(header, kHeaderChecksumAt));

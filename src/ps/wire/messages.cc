@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "ps/wire/bytes.h"
+
 namespace ps::wire {
 namespace {
 
@@ -12,18 +14,6 @@ constexpr std::size_t kAlignment = 8;
 constexpr std::size_t kErrorHeadBytes = 8;
 constexpr std::size_t kErrorMessageBytesMax = 16'384;
 constexpr int kStatusCodeMax = static_cast<int>(StatusCode::kInternal);
-
-template <typename T>
-T Get(const std::byte* in, std::size_t at) {
-  T value;
-  std::memcpy(&value, in + at, sizeof(value));
-  return value;
-}
-
-template <typename T>
-void Put(std::byte* out, std::size_t at, T value) {
-  std::memcpy(out + at, &value, sizeof(value));
-}
 
 // Arrays of one body: 8 bytes a key, 4 bytes a float.
 struct BodyShape {
