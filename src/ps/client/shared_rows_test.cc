@@ -16,14 +16,13 @@ using ps::testing::ClusterOptions;
 using ps::testing::Table;
 
 constexpr std::uint32_t kWideDim = 64;
-constexpr std::size_t kRowBytes = kWideDim * sizeof(float);
 
-ClusterOptions Options(std::uint32_t servers) {
+ClusterOptions Options(std::uint32_t servers, std::uint32_t wide_dim = kWideDim) {
   ClusterOptions options;
   options.servers = servers;
   options.shard_threads = 2;
   options.unix_sockets = true;
-  options.tables = {Table("wide", kWideDim), Table("odd", 3)};
+  options.tables = {Table("wide", wide_dim), Table("odd", 3)};
   return options;
 }
 
@@ -48,11 +47,12 @@ std::vector<Key> SomeKeys(std::size_t count, std::size_t distinct) {
 
 // Pulls rows, pushes a function of them, and returns what a client over TCP then sees.
 std::vector<float> Train(net::Transport transport, std::uint32_t servers,
-                         const std::vector<Key>& keys, std::uint64_t* socket_bytes) {
-  auto cluster = Cluster::Start(Options(servers));
+                         const std::vector<Key>& keys, std::uint64_t* socket_bytes,
+                         std::uint32_t wide_dim = kWideDim) {
+  auto cluster = Cluster::Start(Options(servers, wide_dim));
   EXPECT_TRUE(cluster.ok()) << cluster.status().ToString();
   auto client = Connect(**cluster, transport);
-  std::vector<float> wide(keys.size() * kWideDim), odd(keys.size() * 3);
+  std::vector<float> wide(keys.size() * wide_dim), odd(keys.size() * 3);
   for (int i = 0; i < 2; ++i) {
     RowsPull pulls[] = {{0, keys, wide.data(), true}, {1, keys, odd.data(), true}};
     EXPECT_TRUE(client->Pull(pulls, {}).ok());
@@ -62,9 +62,9 @@ std::vector<float> Train(net::Transport transport, std::uint32_t servers,
     EXPECT_TRUE(client->Push(pushes, {}, {}).ok());
   }
   *socket_bytes = client->stats().bytes_sent + client->stats().bytes_received;
-  std::vector<float> seen((kWideDim + 3) * keys.size());
+  std::vector<float> seen((wide_dim + 3) * keys.size());
   RowsPull last[] = {{0, keys, seen.data(), false},
-                     {1, keys, seen.data() + keys.size() * kWideDim, false}};
+                     {1, keys, seen.data() + keys.size() * wide_dim, false}};
   EXPECT_TRUE(Connect(**cluster, net::Transport::kTcp)->Pull(last, {}).ok());
   return seen;
 }
@@ -82,12 +82,13 @@ TEST(SharedRows, GiveTheSameAsSocketsAndLeaveThem) {
 }
 
 TEST(SharedRows, WhatFindsNoPlaceGoesThroughTheSocket) {
-  const std::size_t count = limits::kSharedMemoryBytes / kRowBytes + 20'000;
-  const std::vector<Key> keys = SomeKeys(count, ~0ull);
+  constexpr std::uint32_t kRowFloats = 1'024;
+  constexpr std::size_t kBytes = kRowFloats * sizeof(float), kBeyond = 1'250;
+  const std::vector<Key> keys = SomeKeys(limits::kSharedMemoryBytes / kBytes + kBeyond, ~0ull);
   std::uint64_t over_tcp = 0, beside = 0;
-  EXPECT_EQ(Train(net::Transport::kUnix, 1, keys, &beside),
-            Train(net::Transport::kTcp, 1, keys, &over_tcp));
-  EXPECT_GT(beside, 4 * 20'000 * kRowBytes);
+  EXPECT_EQ(Train(net::Transport::kUnix, 1, keys, &beside, kRowFloats),
+            Train(net::Transport::kTcp, 1, keys, &over_tcp, kRowFloats));
+  EXPECT_GT(beside, 4 * kBeyond * kBytes);
 }
 
 TEST(SharedRows, EachSectionHasAPlaceOfItsOwnWithinTheMemory) {
