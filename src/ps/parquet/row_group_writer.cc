@@ -128,7 +128,7 @@ Status RowGroupWriter::WritePage(const Column& column, const char* values, std::
   if (header.size() != guess) {
     std::memmove(begin + header.size() + levels.bytes(), packed, packed_bytes);
   }
-  std::memcpy(begin, header.data(), header.size());
+  header.copy(begin, header.size());
   levels.Put(begin + header.size());
   *at = chunk->end();
   return Status::Ok();

@@ -13,7 +13,7 @@ namespace ps::store {
   asm volatile("");
 }
 [[gnu::always_inline]] inline void Prefetch(std::uintptr_t address) {
-  Prefetch(reinterpret_cast<const void*>(address));
+  Prefetch(reinterpret_cast<const void*>(address));  // NOLINT: nothing is read through it
 }
 
 }  // namespace ps::store
