@@ -10,18 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests import java_archive
 from tests.warm_python import OF_ITS_OWN, Template
 
 # Spark's Python workers are this interpreter, and not whatever python3 is on the path.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# A test's Java lives for seconds: the quick compiler, one collector thread and bytecode that is not
-# verified, being Spark's own, take less than half of its processor time.
-os.environ.setdefault(
-    "JAVA_TOOL_OPTIONS",
-    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
-    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote",
-)
 
 
 def find_java() -> None:
@@ -39,6 +33,13 @@ def find_java() -> None:
 
 
 find_java()
+# A test's Java lives for seconds: the quick compiler, one collector thread and bytecode that is not
+# verified, being Spark's own, take less than half of its processor time.
+JAVA_OPTIONS = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+)
+os.environ.setdefault("JAVA_TOOL_OPTIONS", JAVA_OPTIONS + java_archive.options())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,10 +55,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
-    """The processes of pytest-xdist are forks of one that has imported TensorFlow."""
+    """The processes of pytest-xdist are forks of one that has imported TensorFlow.
+
+    Their Sparks load classes from an archive.
+    """
     if all(argument.startswith("pyspark_ps") for argument in config.args):
         return
     template = Template()
     config.add_cleanup(template.close)
     for spec in specs:
         spec.python = f"env {OF_ITS_OWN}=1 {template.python}"
+    if os.environ["JAVA_TOOL_OPTIONS"] == JAVA_OPTIONS:  # there is no archive yet
+        java_archive.make(JAVA_OPTIONS)  # while the template imports
+        os.environ["JAVA_TOOL_OPTIONS"] += java_archive.options()
