@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,15 @@ def dying_saves(path: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], b
     return attempt
 
 
+@pytest.fixture
+def files_left_open() -> Iterator[None]:
+    """What a save that died had open is closed here, and not amid another test."""
+    yield
+    gc.collect()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.usefixtures("files_left_open")
 @pytest.mark.parametrize("storage", ["plain", "s3"])
 def test_a_save_that_dies_anywhere_leaves_the_old_or_the_new_checkpoint(
     storage: str,
@@ -204,6 +213,8 @@ def test_a_save_that_dies_anywhere_leaves_the_old_or_the_new_checkpoint(
     assert names_at(manager, path) == {"manifest.json", *named}, "no left-overs"
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.usefixtures("files_left_open")
 def test_a_dead_save_at_a_new_path_is_invisible_and_can_be_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
