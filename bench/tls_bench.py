@@ -51,7 +51,7 @@ def measure(workers: list[PSWorkerClient], rounds: int) -> None:
         f"push of {KEYS:,} keys x {DIM}": lambda worker: worker.push_embedding_gradients(
             (keys, gradients)
         ),
-        f"pull of {SMALL_KEYS} keys": lambda worker: [
+        f"{SMALL_PULLS} pulls of {SMALL_KEYS} keys": lambda worker: [
             worker.pull_embeddings(few) for _ in range(SMALL_PULLS)
         ],
     }
