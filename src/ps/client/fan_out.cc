@@ -10,14 +10,12 @@
 #include <vector>
 
 #include "ps/base/spin_wait.h"
+#include "ps/net/socket.h"
 
 namespace ps::client {
 namespace {
 
 using std::chrono::milliseconds;
-
-// How often an interrupt is asked for.
-constexpr milliseconds kInterruptInterval{100};
 
 // The two directions of one exchange.
 class Conversation {
@@ -168,7 +166,7 @@ void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
 
   PollSet polled;
   SteadyTime started = Now();
-  SteadyTime interrupt_due = started + kInterruptInterval;
+  SteadyTime interrupt_due = started + net::kInterruptInterval;
   while (true) {
     if (Status status = CheckAll(&conversations, &may_finish); !status.ok()) {
       return FailAll(&conversations, status.code(), status.message());
@@ -187,7 +185,7 @@ void FanOut(std::span<Exchange> exchanges, const FanOutOptions& options) {
         if (options.is_interrupted()) {
           return FailAll(&conversations, StatusCode::kClosed, "the call was interrupted");
         }
-        interrupt_due = now + kInterruptInterval;
+        interrupt_due = now + net::kInterruptInterval;
       }
       until = std::min(until, interrupt_due);
     }
