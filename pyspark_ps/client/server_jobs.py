@@ -13,7 +13,7 @@ from pyspark_ps import _core, errors
 from pyspark_ps.errors import PSError
 
 POLL_SECONDS_MIN = 0.01
-POLL_SECONDS_MAX = 0.5
+POLL_SECONDS_MAX = 0.1
 # How long servers may take to drop a job after another one has failed.
 CANCEL_SECONDS = 30.0
 

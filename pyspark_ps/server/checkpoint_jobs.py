@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 TAKE_SECONDS = 1.0
 REPORT_SECONDS = 0.2
-# Threads that put loaded rows into their places; those of one shard wait for each other.
-ROW_TAKERS = min(4, os.cpu_count() or 1)
+# Threads that put loaded rows into their places; those of one shard wait for each other. More than
+# there may be cores: one that waits for memory from a virtual machine's host leaves its core.
+ROW_TAKERS = 4
 # Steps of niceness by which saving gives way to serving; loading is waited for.
 SAVE_NICENESS = 10
 

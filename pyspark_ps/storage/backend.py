@@ -56,6 +56,9 @@ class Backend(Protocol):
     def open_input(self, path: str) -> Any:
         """A pyarrow NativeFile with random access."""
 
+    def drop_cached(self, path: str, begin: int, end: int) -> None:
+        """A hint, never an error: nobody will soon read bytes [begin, end) of the file again."""
+
     def open_output(self, path: str) -> Output: ...
 
     def read(self, path: str) -> tuple[bytes, str]:
@@ -134,6 +137,10 @@ class LocalBackend:
     def open_input(self, path: str) -> Any:
         with os_errors("read", path):
             return self.filesystem.open_input_file(path)
+
+    def drop_cached(self, path: str, begin: int, end: int) -> None:
+        with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), begin, end - begin, os.POSIX_FADV_DONTNEED)
 
     def open_output(self, path: str) -> Output:
         with os_errors("write", path):
@@ -275,6 +282,9 @@ class ArrowBackend:
     def open_input(self, path: str) -> Any:
         with os_errors("read", path):
             return self._filesystem.open_input_file(path)
+
+    def drop_cached(self, path: str, begin: int, end: int) -> None:
+        """Nothing: `pyarrow.fs` has no way to say so."""
 
     def open_output(self, path: str) -> Output:
         with os_errors("write", path):

@@ -95,6 +95,10 @@ class Location:
         """A pyarrow NativeFile with random access; errors as `size`."""
         return self.backend.open_input(_joined(self.path, name))
 
+    def drop_cached(self, name: str, begin: int, end: int) -> None:
+        """A hint: nobody will soon read bytes [begin, end) of a file again."""
+        self.backend.drop_cached(_joined(self.path, name), begin, end)
+
     def errors(self, action: str, name: str = "") -> AbstractContextManager[None]:
         """Turns what an open file raises into NotFoundError and StorageError naming the place."""
         return self.backend.errors(action, _joined(self.path, name))

@@ -154,17 +154,26 @@ def _batches(
     files: Iterator[VerifiedFile], wanted: Any, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Reads ahead with a few threads; gives batches in the files' order."""
-    waiting: collections.deque[Future[pa.Table]] = collections.deque()
+    waiting: collections.deque[tuple[Future[pa.Table], VerifiedFile, RowGroup]]
+    waiting = collections.deque()
+
+    def next_rows() -> Iterator[pa.RecordBatch]:
+        rows, file, group = waiting.popleft()
+        batches = rows.result().to_batches()
+        file.passed(group)
+        yield from batches
+
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ps-load")
     try:
         for file in files:
             for group in file.row_groups:
                 if wanted is None or wanted[group.first_partition : group.last_partition + 1].any():
-                    waiting.append(pool.submit(_rows, file, group, wanted, schema))
+                    rows = pool.submit(_rows, file, group, wanted, schema)
+                    waiting.append((rows, file, group))
                 while len(waiting) > ROW_GROUPS_AHEAD:
-                    yield from waiting.popleft().result().to_batches()
+                    yield from next_rows()
         while waiting:
-            yield from waiting.popleft().result().to_batches()
+            yield from next_rows()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

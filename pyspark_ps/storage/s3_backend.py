@@ -90,6 +90,9 @@ class S3Backend:
         with self.errors("read", path):
             return self.filesystem.open_input_file(path)
 
+    def drop_cached(self, path: str, begin: int, end: int) -> None:
+        """Nothing: this machine keeps no bytes of it."""
+
     def open_output(self, path: str) -> Output:
         bucket, key = _split(path)
         return _Upload(self._transfers, bucket, key, lambda: self.errors("write", path))

@@ -15,6 +15,8 @@ from pyspark_ps.storage.location import Location
 from pyspark_ps.storage.parquet_file import ROW_GROUPS_KEY
 from pyspark_ps.storage.plain_pages import MAGIC, PlainPagesReader
 
+CACHE_PAGE_BYTES_MAX = 4 << 20
+
 
 class RowGroup(NamedTuple):
     """A stretch [begin, end) of a file; the partitions are -1 where rows have none."""
@@ -49,6 +51,7 @@ class VerifiedFile:
         self._record = record
         self._verify = verify
         self._place = f"{location}/{record.path}"
+        self._passed_begin = self._passed_end = 0  # a stretch of row groups without gaps
         try:
             self._file = location.open_input(record.path)
         except NotFoundError:
@@ -91,6 +94,17 @@ class VerifiedFile:
         file = pq.ParquetFile(source, metadata=self._metadata)
         rows = file.read_row_group(group.number, columns=columns, use_threads=False)
         return rows.replace_schema_metadata()
+
+    def passed(self, group: RowGroup) -> None:
+        """To be called in the file's order, of row groups that were read: a load of many gigabytes
+        leaves the system's memory to rows, and to what others keep cached. (Memory that is new to a
+        virtual machine costs more than reading into it, docs/performance.md.)"""
+        if group.begin != self._passed_end:
+            self._passed_begin = group.begin
+        self._passed_end = group.end
+        # The system drops large pages only when all of one lies in the stretch.
+        begin = max(self._passed_begin, group.begin - CACHE_PAGE_BYTES_MAX)
+        self._location.drop_cached(self._record.path, begin, group.end)
 
     def close(self) -> None:
         """Ends access."""

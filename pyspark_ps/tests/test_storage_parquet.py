@@ -33,6 +33,7 @@ from pyspark_ps.storage import (
     read_weights,
     writer,
 )
+from pyspark_ps.storage.backend import LocalBackend
 from pyspark_ps.storage.format import FileRecord, TableRecord
 from pyspark_ps.tests.checkpoint_data import (
     DIM,
@@ -150,6 +151,41 @@ def test_a_loading_server_reads_only_the_row_groups_of_its_partitions(
     got = read_embeddings(target.location, manifest, "clicks", [3], states=False).read_all()
     assert got.column_names == ["key", "partition", "count", "last_day", "vector"]
     assert read_embeddings(target.location, manifest, "clicks", []).read_all().num_rows == 0
+
+
+@pytest.mark.usefixtures("small_row_groups")
+def test_a_load_leaves_the_bytes_that_it_has_read_out_of_the_cache_and_no_others(
+    target: SaveTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "FILES_AT_ONCE", 1)
+    files = PartWriter(target, 0).write_embeddings("clicks", stream(every_partition(200)))
+    from pyspark_ps.storage.verified_file import VerifiedFile
+
+    read: dict[str, set[int]] = {}
+    dropped: dict[str, set[int]] = {}
+    read_group = VerifiedFile.read
+
+    def spy_read(self: Any, group: Any, columns: Any) -> pa.Table:
+        read.setdefault(self._record.path, set()).update(range(group.begin, group.end))
+        return read_group(self, group, columns)
+
+    def drop(self: Any, path: str, begin: int, end: int) -> None:
+        name = path.removeprefix(f"{target.location.path}/")
+        dropped.setdefault(name, set()).update(range(begin, end))
+        assert dropped[name] <= read[name]
+
+    monkeypatch.setattr(VerifiedFile, "read", spy_read)
+    monkeypatch.setattr(LocalBackend, "drop_cached", drop)
+    manifest = manifest_for(target, files)
+    read_embeddings(target.location, manifest, "clicks", {3, 4, 11}).read_all()
+    assert dropped == read
+
+
+def test_to_drop_what_cannot_be_dropped_is_no_error(target: SaveTarget) -> None:
+    target.location.drop_cached("no such file", 0, 10)
+    target.location.put("file", b"abc")
+    target.location.drop_cached("file", 1, 1 << 40)
+    assert target.location.read("file")[0] == b"abc"
 
 
 def test_every_tool_sees_plain_columns(target: SaveTarget) -> None:

@@ -33,6 +33,9 @@ struct CheckpointLoader::Targets {
 
 namespace {
 
+// Of a shard: what a few runs of rows fill while another thread waits for memory.
+constexpr std::size_t kPagesTouchedAhead = 4;
+
 std::string TableName(const std::string& name) { return "table '" + name + "'"; }
 
 Status NoRoom(const Core& core, const store::RowBudget& budget) {
@@ -140,8 +143,20 @@ Result<std::uint64_t> CheckpointLoader::AddRows(const std::string& table,
   }
 }
 
+// The memory for rows to come, found while others put rows into their places.
+void CheckpointLoader::TouchAhead(Staged* staged) {
+  std::unique_lock lock(staged->mutex);
+  while (char* page = staged->pool->TakeUntouched(kPagesTouchedAhead)) {
+    lock.unlock();
+    store::PagePool::Touch(page);
+    lock.lock();
+    staged->pool->GiveTouched(page);
+  }
+}
+
 Status CheckpointLoader::AddRun(std::size_t table, int shard, const RowRun& run) {
   Staged& staged = *shards_[shard];
+  TouchAhead(&staged);
   std::lock_guard lock(staged.mutex);
   store::EmbeddingStore& store = *staged.tables[table];
   std::size_t reserved = run.end - run.begin;

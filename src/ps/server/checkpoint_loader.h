@@ -75,6 +75,7 @@ class CheckpointLoader : public std::enable_shared_from_this<CheckpointLoader> {
   static Result<Plan> ParsePlan(const std::string& json);
   Status MakeStores();
   Result<std::size_t> FindTable(const std::string& name) const;
+  static void TouchAhead(Staged* staged);
   Status AddRun(std::size_t table, int shard, const struct RowRun& run);
   Result<bool> AddChunk(std::size_t tensor, std::uint64_t offset, Chunk&& chunk);
   Result<Targets> FindTargets() const;

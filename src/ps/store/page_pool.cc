@@ -82,9 +82,33 @@ char* PagePool::AllocateUnits(int units) {
     const int start = FindRun(page.used_units, units);
     if (start < 0) continue;
     page.used_units |= RunMask(units) << start;
+    handed_out_ = std::max(handed_out_, i + 1);
     used_bytes_ += units * kUnitBytes;
     return page.start + start * kUnitBytes;
   }
+}
+
+char* PagePool::TakeUntouched(std::size_t ahead) {
+  touched_ = std::max(touched_, handed_out_);
+  if (touched_ >= handed_out_ + std::min(ahead, handed_out_ / 4)) return nullptr;
+  if (touched_ == pages_.size()) MapRegion();
+  Page& page = pages_[touched_++];
+  page.used_units = RunMask(kUnitsPerPage);
+  return page.start;
+}
+
+// By writing: MADV_POPULATE_WRITE keeps other threads from mapping and unmapping meanwhile.
+void PagePool::Touch(char* page) {
+  constexpr std::size_t kSystemPageBytesMin = 4'096;
+  for (std::size_t at = 0; at < kPageBytes; at += kSystemPageBytesMin) {
+    static_cast<volatile char*>(page)[at] = 0;
+  }
+}
+
+void PagePool::GiveTouched(char* page) {
+  const std::size_t index = PageOf(page);
+  pages_[index].used_units = 0;
+  first_with_room_ = std::min(first_with_room_, index);
 }
 
 std::size_t PagePool::PageOf(const char* start) const {

@@ -1,6 +1,8 @@
 #include "ps/store/page_pool.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -109,6 +111,44 @@ TEST(PagePoolTest, SegmentsThatGrowEachAtItsTimeLeaveFewHoles) {
     memory = pool.AllocateGrains(grains);
   }
   EXPECT_LE(static_cast<double>(pool.held_bytes()), 1.4 * static_cast<double>(pool.used_bytes()));
+}
+
+TEST(PagePoolTest, PagesToComeAreTouchedOnceAndAtMostAQuarterAhead) {
+  PagePool pool;
+  const auto allocate = [&] { return pool.AllocateUnits(PagePool::kUnitsPerPage); };
+  EXPECT_EQ(pool.TakeUntouched(9), nullptr) << "of an empty pool";
+  for (int page = 0; page < 10; ++page) (void)allocate();
+  char* const first = pool.TakeUntouched(9);
+  char* const second = pool.TakeUntouched(9);
+  ASSERT_NE(first, nullptr);
+  ASSERT_NE(second, nullptr);
+  EXPECT_EQ(pool.TakeUntouched(9), nullptr) << "2 of 10";
+  pool.GiveTouched(second);
+  EXPECT_EQ(allocate(), second) << "the first is being touched";
+  pool.GiveTouched(first);
+  EXPECT_EQ(allocate(), first);
+  EXPECT_EQ(pool.held_bytes(), 12 * PagePool::kPageBytes);
+  char* const third = pool.TakeUntouched(1);
+  EXPECT_NE(third, nullptr);
+  EXPECT_EQ(pool.TakeUntouched(1), nullptr);
+  pool.GiveTouched(third);
+  EXPECT_EQ(pool.TakeUntouched(1), nullptr) << "it is ready, not in use";
+  EXPECT_EQ(pool.used_bytes(), 12 * PagePool::kPageBytes);
+}
+
+TEST(PagePoolTest, ATouchedPageHasItsMemory) {
+  PagePool pool;
+  for (int page = 0; page < 4; ++page) (void)pool.AllocateUnits(PagePool::kUnitsPerPage);
+  char* const page = pool.TakeUntouched(1);
+  ASSERT_NE(page, nullptr);
+  std::vector<unsigned char> in_memory(PagePool::kPageBytes / sysconf(_SC_PAGESIZE));
+  const auto count = [&] {
+    EXPECT_EQ(mincore(page, PagePool::kPageBytes, in_memory.data()), 0);
+    return std::count_if(in_memory.begin(), in_memory.end(), [](int c) { return (c & 1) != 0; });
+  };
+  ASSERT_EQ(count(), 0);
+  PagePool::Touch(page);
+  EXPECT_EQ(count(), in_memory.size());
 }
 
 }  // namespace
