@@ -2,6 +2,8 @@
 
 // What the benchmarks of sockets share: a bare loop that moves the same bytes over the same kind of
 // socket, in a process of its own, and measuring it in turn with ours.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -63,6 +65,15 @@ inline bool MoveAll(int fd, void* data, std::size_t bytes, bool out) {
   return true;
 }
 
+// Of TCP: as the system sets it up, or as our connections within one host are, without pacing.
+enum class BareTcp { kSystems, kUnpaced };
+
+inline void TuneBare(int fd, bool is_unix, BareTcp tcp) {
+  if (is_unix || tcp == BareTcp::kUnpaced) return net::TuneStreamSocket(fd, is_unix);
+  const int yes = 1;
+  if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes)) != 0) Die("setsockopt");
+}
+
 // A listening socket with the address it got.
 struct BareListener {
   net::SocketAddress address;
@@ -80,9 +91,9 @@ struct BareListener {
   }
 
   // Serves one connection to its end.
-  void Serve(std::size_t bytes_max) const {
+  void Serve(std::size_t bytes_max, BareTcp tcp = BareTcp::kSystems) const {
     int peer = accept(fd.get(), nullptr, nullptr);
-    net::TuneStreamSocket(peer, address.family() == AF_UNIX);
+    TuneBare(peer, address.family() == AF_UNIX, tcp);
     std::vector<char> memory(bytes_max, 1);
     char ping[kPingBytes];
     while (MoveAll(peer, ping, sizeof(ping), false)) {
@@ -96,10 +107,12 @@ struct BareListener {
 
 class BareClient {
  public:
-  BareClient(const net::SocketAddress& address, std::size_t bytes_max) : memory_(bytes_max, 1) {
+  BareClient(const net::SocketAddress& address, std::size_t bytes_max,
+             BareTcp tcp = BareTcp::kSystems)
+      : memory_(bytes_max, 1) {
     fd_ = net::Fd(socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (connect(fd_.get(), address.get(), address.bytes) != 0) Die("connect");
-    net::TuneStreamSocket(fd_.get(), address.family() == AF_UNIX);
+    TuneBare(fd_.get(), address.family() == AF_UNIX, tcp);
   }
   void Run(std::uint64_t sent, std::uint64_t answered) {
     char ping[kPingBytes] = {};

@@ -130,8 +130,9 @@ void MeasureCpu(const char* kind, const char* name, pid_t server,
 // What the machine's memory allows: `work` on rows by their addresses, by one thread and by two,
 // and what would be reached if that came after the bare loop and nothing else cost anything. The
 // bare loop comes before each, so that the caches are as a request finds them.
-void MeasureCeiling(const char* kind, const std::string& name, const std::function<void()>& bare,
-                    const std::function<void(Crew&)>& work, int rounds) {
+void MeasureCeiling(const char* kind, const std::string& sockets, const std::string& name,
+                    const std::function<void()>& bare, const std::function<void(Crew&)>& work,
+                    int rounds) {
   constexpr int kRepeats = 7;
   Crew one(1), two(2);
   std::vector<double> alone, halves, shares;
@@ -145,8 +146,8 @@ void MeasureCeiling(const char* kind, const std::string& name, const std::functi
   char times[96];
   std::snprintf(times, sizeof(times), "; %.2f ms by two threads, %.2f by one", 1e3 * Median(halves),
                 1e3 * Median(alone));
-  Bar("ceiling: bare sockets, then " + name + " by known addresses, " + kind, Share(shares) + times,
-      "", "");
+  Bar("ceiling: " + sockets + ", then " + name + " by known addresses, " + kind,
+      Share(shares) + times, "", "");
 }
 
 // Holds all threads of a process to one core, or lets them go (-1).
@@ -176,16 +177,99 @@ constexpr Placement kPlacements[] = {
     {", client and servers on a core each", 0, 1},
 };
 
+// A process that serves the bare loop, and its client.
+class BareLoop {
+ public:
+  BareLoop(const std::string& unix_path, BareTcp tcp, int end)
+      : listening_(unix_path),
+        process_(Fork([&] {
+          close(end);
+          listening_.Serve(kKeyBytes + kRowBytes, tcp);
+        })),
+        client_(std::make_unique<BareClient>(listening_.address, kKeyBytes + kRowBytes, tcp)) {}
+  ~BareLoop() {
+    client_.reset();
+    waitpid(process_, nullptr, 0);
+  }
+
+  void Pull() { client_->Run(kKeyBytes, kRowBytes); }
+  void Push() {
+    client_->Run(kKeyBytes + kRowBytes, 0);
+    client_->Run(0, 1);
+  }
+  void Ping() { client_->Run(0, kPingBytes); }
+  pid_t process() const { return process_; }
+
+ private:
+  BareListener listening_;
+  pid_t process_;
+  std::unique_ptr<BareClient> client_;
+};
+
+// Rows whose name has PS_BENCH_ONLY in it, or all.
+bool IsWanted(const std::string& name) {
+  const char* only = std::getenv("PS_BENCH_ONLY");
+  return only == nullptr || name.find(only) != std::string::npos;
+}
+
+struct Contest {
+  const char* kind;
+  BareLoop* bare;
+  const char* against;
+  bool has_bars;
+};
+
+void MeasureBulk(const Contest& contest, OurClient* ours, int rounds) {
+  const auto pull = [&] { contest.bare->Pull(); };
+  const auto push = [&] { contest.bare->Push(); };
+  const auto measure = [&](const std::string& what, const std::function<void()>& bare,
+                           const std::function<void()>& work, bool has_bar) {
+    const std::string name = what + " against " + contest.against;
+    if (!IsWanted(name)) return;
+    Measure(contest.kind,
+            {name.c_str(), bare, work, 7, kRowBytes, has_bar ? "50 %" : "", has_bar ? "80 %" : ""},
+            rounds);
+  };
+  measure(
+      "pull of 53,248 keys x 64", pull, [&] { ours->Pull(ours->keys(), kKeys); }, contest.has_bars);
+  measure(
+      "push of the same, Adagrad,", push, [&] { ours->Push(ours->keys()); }, contest.has_bars);
+  measure(
+      "pull, keys that repeat,", pull, [&] { ours->Pull(ours->skewed(), kKeys); }, false);
+  measure(
+      "push, keys that repeat,", push, [&] { ours->Push(ours->skewed()); }, false);
+  if (!IsWanted("ceiling")) return;
+  KnownRows rows(kKeys, kDim);
+  const auto ceiling = [&](const char* work_name, const std::function<void()>& bare,
+                           const std::function<void(Crew&)>& work) {
+    MeasureCeiling(contest.kind, contest.against, work_name, bare, work, rounds);
+  };
+  ceiling("rows copied", pull, [&](Crew& crew) { rows.Gather(crew); });
+  ceiling("Adagrad", push, [&](Crew& crew) { rows.Update(crew); });
+}
+
+void MeasurePings(const Contest& contest, OurClient* ours, pid_t our_server, int rounds) {
+  const pid_t servers[] = {contest.bare->process(), our_server};
+  for (const Placement& placement : kPlacements) {
+    if (placement.servers >= sysconf(_SC_NPROCESSORS_ONLN)) continue;
+    const std::string name = std::string("pull of 16 keys against a 64-byte ping") + placement.name;
+    if (!IsWanted(name)) continue;
+    Place(getpid(), placement.client);
+    for (pid_t server : servers) Place(server, placement.servers);
+    Measure(contest.kind,
+            {name.c_str(), [&] { contest.bare->Ping(); }, [&] { ours->Pull(ours->keys(), 16); },
+             kPings, 0, "3x", "1.5x"},
+            rounds);
+  }
+  Place(getpid(), -1);
+  for (pid_t server : servers) Place(server, -1);
+}
+
 void Bench(bool over_unix, int rounds, int shard_threads) {
   std::string folder = (std::filesystem::temp_directory_path() / "ps-bench-XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) Die("mkdtemp");
-  BareListener listening(over_unix ? folder + "/bare" : "");
   int announced[2], end[2];
   if (pipe(announced) != 0 || pipe(end) != 0) Die("pipe");
-  pid_t bare_server = Fork([&] {
-    close(end[1]);
-    listening.Serve(kKeyBytes + kRowBytes);
-  });
   pid_t our_server = Fork([&] {
     close(end[1]);
     Serve(folder, shard_threads, announced[1], end[0]);
@@ -202,58 +286,22 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
     options.compression = wire::Compression::kNone;
     auto client = client::Client::Connect(options);
     Check(client.status());
-    BareClient bare(listening.address, kKeyBytes + kRowBytes);
     OurClient ours(std::move(client).value());
     const char* kind = over_unix ? "unix" : "tcp";
-    const char* only = std::getenv("PS_BENCH_ONLY");  // rows whose name has this in it
-    const auto is_wanted = [only](const char* name) {
-      return only == nullptr || std::strstr(name, only) != nullptr;
-    };
-    auto bare_pull = [&] { bare.Run(kKeyBytes, kRowBytes); };
-    auto bare_push = [&] {
-      bare.Run(kKeyBytes + kRowBytes, 0);
-      bare.Run(0, 1);
-    };
-    for (const Row& row :
-         std::vector<Row>{{"pull of 53,248 keys x 64 against bare sockets", bare_pull,
-                           [&] { ours.Pull(ours.keys(), kKeys); }, 7, kRowBytes, "50 %", "80 %"},
-                          {"push of the same, Adagrad, against bare sockets", bare_push,
-                           [&] { ours.Push(ours.keys()); }, 7, kRowBytes, "50 %", "80 %"},
-                          {"pull, keys that repeat", bare_pull,
-                           [&] { ours.Pull(ours.skewed(), kKeys); }, 7, kRowBytes, "", ""},
-                          {"push, keys that repeat", bare_push, [&] { ours.Push(ours.skewed()); },
-                           7, kRowBytes, "", ""}}) {
-      if (is_wanted(row.name)) Measure(kind, row, rounds);
+    BareLoop bare(over_unix ? folder + "/bare" : "", BareTcp::kSystems, end[1]);
+    const Contest contest{kind, &bare, "bare sockets", true};
+    MeasureBulk(contest, &ours, rounds);
+    if (!over_unix) {
+      BareLoop unpaced("", BareTcp::kUnpaced, end[1]);
+      MeasureBulk({kind, &unpaced, "bare sockets without pacing", false}, &ours, rounds);
     }
-    {
-      KnownRows rows(kKeys, kDim);
-      const auto measure = [&](const char* name, const std::function<void()>& moved,
-                               const std::function<void(Crew&)>& work) {
-        if (is_wanted("ceiling")) MeasureCeiling(kind, name, moved, work, rounds);
-      };
-      measure("rows copied", bare_pull, [&](Crew& crew) { rows.Gather(crew); });
-      measure("Adagrad", bare_push, [&](Crew& crew) { rows.Update(crew); });
-    }
-    for (const Placement& placement : kPlacements) {
-      if (placement.servers >= sysconf(_SC_NPROCESSORS_ONLN)) continue;
-      const std::string name =
-          std::string("pull of 16 keys against a 64-byte ping") + placement.name;
-      if (!is_wanted(name.c_str())) continue;
-      Place(getpid(), placement.client);
-      for (pid_t server : {bare_server, our_server}) Place(server, placement.servers);
-      Measure(kind,
-              {name.c_str(), [&] { bare.Run(0, kPingBytes); }, [&] { ours.Pull(ours.keys(), 16); },
-               kPings, 0, "3x", "1.5x"},
-              rounds);
-    }
-    for (pid_t process : {getpid(), bare_server, our_server}) Place(process, -1);
+    MeasurePings(contest, &ours, our_server, rounds);
     MeasureCpu(kind, "pulled", our_server, [&] { ours.Pull(ours.keys(), kKeys); });
     MeasureCpu(kind, "pushed", our_server, [&] { ours.Push(ours.keys()); });
-    MeasureCpu(kind, "moved by the bare loop", bare_server, bare_pull);
+    MeasureCpu(kind, "moved by the bare loop", bare.process(), [&] { bare.Pull(); });
   }
   close(end[0]);
   close(end[1]);
-  waitpid(bare_server, nullptr, 0);
   waitpid(our_server, nullptr, 0);
   std::filesystem::remove_all(folder);
 }

@@ -83,8 +83,8 @@ SteadyTime ShareOf(SteadyTime deadline, std::size_t shares) {
 Result<Fd> ConnectSocket(const SocketAddress& address, const ConnectOptions& options,
                          SteadyTime deadline) {
   PS_ASSIGN_OR_RETURN(Fd fd, OpenStreamSocket(address.family()));
-  TuneStreamSocket(fd.get(), address.family() == AF_UNIX, options.peer_silence_ms);
   PS_RETURN_IF_ERROR(ConnectUntil(fd.get(), address, deadline, options.is_interrupted));
+  TuneStreamSocket(fd.get(), address.family() == AF_UNIX, options.peer_silence_ms);
   return fd;
 }
 

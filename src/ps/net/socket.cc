@@ -10,6 +10,8 @@
 #include <cerrno>
 #include <chrono>
 #include <climits>
+#include <cstring>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -26,12 +28,33 @@ constexpr int kKeepAliveSecondsMax = 32'767;  // tcp(7)
 // Granted up to net.core.wmem_max. bench/wire_bench.cc says what it is worth.
 constexpr int kUnixSendBufferBytes = 1 << 20;
 
+// A congestion control without pacing that every Linux has, and lets everybody choose.
+constexpr std::string_view kUnpaced = "reno";
+
 // One wait without the question whether it is interrupted; its milliseconds stay below INT_MAX.
 constexpr SteadyTime::duration kWaitMax = std::chrono::hours(24);
 
 void SetOption(int fd, int level, int name, int value) {
   // A refused option costs speed, not correctness.
   (void)setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+// Whether both ends of a TCP connection have one address.
+bool StaysOnHost(int fd) {
+  sockaddr_storage here{}, there{};
+  socklen_t bytes = sizeof(here);
+  if (getsockname(fd, reinterpret_cast<sockaddr*>(&here), &bytes) != 0) return false;
+  bytes = sizeof(there);
+  if (getpeername(fd, reinterpret_cast<sockaddr*>(&there), &bytes) != 0) return false;
+  const auto same = [&](auto address, auto part) {
+    std::memcpy(&address, &here, sizeof(address));
+    const auto one = address.*part;
+    std::memcpy(&address, &there, sizeof(address));
+    const auto other = address.*part;
+    return std::memcmp(&one, &other, sizeof(one)) == 0;
+  };
+  if (here.ss_family == AF_INET) return same(sockaddr_in{}, &sockaddr_in::sin_addr);
+  return here.ss_family == AF_INET6 && same(sockaddr_in6{}, &sockaddr_in6::sin6_addr);
 }
 
 bool WouldBlock(int error) { return error == EAGAIN || error == EWOULDBLOCK; }
@@ -81,6 +104,9 @@ void TuneStreamSocket(int fd, bool is_unix, int peer_silence_ms) {
   // The same where bytes are under way: without it the system repeats them for a quarter of an
   // hour.
   SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, peer_silence_ms);
+  if (StaysOnHost(fd)) {
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kUnpaced.data(), kUnpaced.size());
+  }
 }
 
 int PeerSilenceMs(double seconds) {

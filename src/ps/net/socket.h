@@ -41,9 +41,11 @@ Result<Fd> OpenStreamSocket(int family);
 // PSConfig.driver_silence_seconds, where nobody says another.
 inline constexpr int kPeerSilenceMs = 60'000;
 
-// TCP: no delay; a host that says nothing at all for peer_silence_ms (in steps of some seconds),
-// not even that it has got what was sent, is dead: the connection ends. Unix: a send buffer that
-// lets both sides copy at once.
+// For a connected socket. TCP: no delay; a host that says nothing at all for peer_silence_ms (in
+// steps of some seconds), not even that it has got what was sent, is dead: the connection ends.
+// Between two ends on one host there is no network to spare, hence no pacing, whatever congestion
+// control the system has ("bbr": a timer for every 64 KiB, docs/performance.md). Unix: a send
+// buffer that lets both sides copy at once.
 void TuneStreamSocket(int fd, bool is_unix, int peer_silence_ms = kPeerSilenceMs);
 
 // `seconds` as peer_silence_ms, but never less than a slow peer is allowed (kStallTimeoutMs).
