@@ -309,7 +309,7 @@ void Bench(bool over_unix, int rounds, int shard_threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  int rounds = argc > 1 ? std::max(1, std::atoi(argv[1])) : 9;
+  int rounds = argc > 1 ? std::max(1, std::atoi(argv[1])) : 27;
   int shard_threads = argc > 2 ? std::max(1, std::atoi(argv[2])) : 2;
   utsname machine{};
   uname(&machine);
