@@ -300,6 +300,25 @@ TEST_F(Copies, AServerThatWasDeclaredLostCannotAcknowledgeAndEnds) {
   EXPECT_TRUE(value[0] == -2.0f || value[0] == -3.0f) << value[0];
 }
 
+// A client numbers what it sends to each home by itself; it may hear of a loss before others do.
+TEST_F(Copies, ADoneNumberOfOneHomeIsNotTakenForThatOfAnother) {
+  Start(3, 2);
+  auto raw = cluster_->Connect(2);
+  const auto push = [&](ServerId home) {
+    const auto tensor = static_cast<TensorId>(TensorOf(home));
+    const std::vector<float> ones(kFloats, 1.0f);
+    return raw->Push(/*stream=*/77, /*sequence=*/1, {Sections().PushChunk(tensor, 0, ones)});
+  };
+  ASSERT_TRUE(push(2).ok());
+  EXPECT_EQ(push(1).code(), StatusCode::kConnection) << "server 2 does not own it yet";
+  EXPECT_THAT(PullFrom(2, TensorOf(1)), Each(0.0f));
+  nlohmann::json next = NextDefinition();
+  next["lost"] = {1};
+  Define(2, next, {});
+  EXPECT_TRUE(push(1).ok());
+  EXPECT_THAT(PullFrom(2, TensorOf(1)), Each(-1.0f));
+}
+
 TEST_F(Copies, PullsAreSpreadOverTheCopies) {
   Start(2, 2);
   const auto pulls = [&](ServerId server) {

@@ -78,10 +78,11 @@ class Push final : public DataRequest {
   ChangePtr change_;
 };
 
-// The home of the chunks of a push: this server's own, or of one that was lost. What cannot be read
-// is refused when it is planned.
+// The home of the chunks of a push: this server's own, or of one that was lost, maybe before this
+// server has heard of it: numbers of different homes have nothing to do with each other. What cannot
+// be read is refused when it is planned, and so is what this server does not own.
 ServerId HomeOf(const Request& request, const ServingDefinition& definition) {
-  if (definition.cluster.weight_copies.lost.empty()) return definition.self;
+  if (definition.cluster.weight_copies.copies == 1) return definition.self;
   for (const net::Frame& frame : request.frames) {
     auto sections = wire::DecodeSections(MessageType::kPush, frame.payload.span());
     if (!sections.ok()) break;
