@@ -177,7 +177,8 @@ constexpr Placement kPlacements[] = {
     {", client and servers on a core each", 0, 1},
 };
 
-// A process that serves the bare loop, and its client.
+// A process that serves the bare loop, and its client. `end`: of a pipe that must not stay open in
+// that process, because our server waits for it to close.
 class BareLoop {
  public:
   BareLoop(const std::string& unix_path, BareTcp tcp, int end)

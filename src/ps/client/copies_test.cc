@@ -300,7 +300,7 @@ TEST_F(Copies, AServerThatWasDeclaredLostCannotAcknowledgeAndEnds) {
   EXPECT_TRUE(value[0] == -2.0f || value[0] == -3.0f) << value[0];
 }
 
-// A client numbers what it sends to each home by itself; it may hear of a loss before others do.
+// A push has one number at all homes; its client may hear of a loss before a server does.
 TEST_F(Copies, ADoneNumberOfOneHomeIsNotTakenForThatOfAnother) {
   Start(3, 2);
   auto raw = cluster_->Connect(2);

@@ -79,8 +79,8 @@ class Push final : public DataRequest {
 };
 
 // The home of the chunks of a push: this server's own, or of one that was lost, maybe before this
-// server has heard of it: numbers of different homes have nothing to do with each other. What
-// cannot be read is refused when it is planned, and so is what this server does not own.
+// server has heard of it. A push has one number at all homes: what is done for one is not done for
+// another. What cannot be read, or is not this server's, is refused when it is planned.
 ServerId HomeOf(const Request& request, const ServingDefinition& definition) {
   if (definition.cluster.weight_copies.copies == 1) return definition.self;
   for (const net::Frame& frame : request.frames) {
